@@ -1,0 +1,61 @@
+"""Every error that litefs_watch raises on purpose.
+
+::
+
+    LiteFSWatchError
+    ├── ConfigError     (ValueError)    the settings can't work; says what to set
+    ├── WireError       (ValueError)    LiteFS, or what stands in its place, said something unreadable
+    ├── WaitTimeout     (TimeoutError)  what was waited for did not happen in time
+    ├── WatcherClosed                   you stopped the watcher, or have not started it
+    ├── NotPrimary                      this must run on another node, whose name it carries
+    │   └── WrongInstance               … on an instance that the caller chose
+    └── NoPrimary                       this must run on the primary, and none is known
+
+*Closed* means that you closed it. What LiteFS does (freezing, dying, handing over) is no exception: it shows in
+``watcher.status`` and heals by itself.
+"""
+
+from __future__ import annotations
+
+
+class LiteFSWatchError(Exception):
+    """The root of all errors of this package."""
+
+
+class ConfigError(LiteFSWatchError, ValueError):
+    """The settings can't work. The message says which one, what was seen, and what to set."""
+
+
+class WireError(LiteFSWatchError, ValueError):
+    """A file of the mount, or a line of the event stream, is not what LiteFS writes."""
+
+
+class WaitTimeout(LiteFSWatchError, TimeoutError):
+    """What was waited for did not happen in time."""
+
+
+class WatcherClosed(LiteFSWatchError):
+    """The watcher is not running: it was stopped, or never started."""
+
+
+class NotPrimary(LiteFSWatchError):
+    """This node is a replica, and what was asked for must run on the primary.
+
+    ``primary`` is the hostname to go to, None where the primary has no name (a static lease without a hostname).
+    """
+
+    def __init__(self, primary: str | None, message: str | None = None) -> None:
+        self.primary = primary
+        where = repr(primary) if primary is not None else "without a hostname"
+        super().__init__(message or f"this node is a replica; the primary is {where}: run this there")
+
+    def __reduce__(self) -> tuple[type[NotPrimary], tuple[str | None, str]]:
+        return type(self), (self.primary, str(self))
+
+
+class WrongInstance(NotPrimary):
+    """What was asked for must run on a given instance, and this is another one; ``primary`` is the one wanted."""
+
+
+class NoPrimary(LiteFSWatchError):
+    """No primary is known at this moment (a fail-over, LiteFS down, or nothing read yet): try again shortly."""

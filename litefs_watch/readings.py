@@ -1,0 +1,90 @@
+"""What a source saw, and when that look *began*. Facts only: what follows from them, `state` decides.
+
+Times are seconds of one monotonic clock; the state compares them and never asks for the time itself. For a look at the
+files it is the moment before the first byte was read, for an event the moment at which it was received.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from litefs_watch.position import Position
+
+
+class Mount(enum.Enum):
+    """What stands at ``litefs_dir``."""
+
+    LITEFS = "litefs"
+    """LiteFS's own mount: type ``fuse`` from source ``litefs``. inotify is silent here."""
+    ORDINARY = "ordinary"
+    """An ordinary directory: development, tests, a copy kept by another tool; or the place where nothing is mounted."""
+    AWAY = "away"
+    """Nothing usable: no such directory, or a mount whose LiteFS has died ('Transport endpoint is not connected')."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The file ``.primary`` is there: this node is a replica of ``hostname``, None for a primary without a name."""
+
+    hostname: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryRead:
+    """One look at the whole of ``litefs_dir``. What could not be read is in ``faults`` and in none of the other fields."""
+
+    began: float
+    mount: Mount
+    primary: Named | None = None
+    """What ``.primary`` says; None where the file is absent, or where it could not be read (then it is in ``faults``)."""
+    lag_ms: int | None = None
+    """What ``.lag`` says, in milliseconds; None as for ``primary``."""
+    positions: Mapping[str, Position] = field(default_factory=dict)
+    faults: Mapping[str, str] = field(default_factory=dict)
+    """By file name: what was wrong with it. The directory's own is named ``.``."""
+
+
+@dataclass(frozen=True, slots=True)
+class PositionsRead:
+    """A look at some databases' ``-pos`` files."""
+
+    began: float
+    positions: Mapping[str, Position]
+
+
+@dataclass(frozen=True, slots=True)
+class RoleEvent:
+    """LiteFS's event stream says who is primary; ``first`` marks ``init``, which opens a stream."""
+
+    began: float
+    is_primary: bool
+    hostname: str | None
+    first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TxEvent:
+    """LiteFS's event stream says that ``database`` reached ``position``."""
+
+    began: float
+    database: str
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """The event stream is gone."""
+
+    began: float
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """No source has had an answer for so long that nothing is known any more (a frozen LiteFS)."""
+
+    began: float
+
+
+Reading = DirectoryRead | PositionsRead | RoleEvent | TxEvent | StreamEnded | Silence

@@ -1,0 +1,110 @@
+"""One look at ``litefs_dir``: blocking calls, made off the event loop's thread. A frozen LiteFS blocks each of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from litefs_watch.errors import WireError
+from litefs_watch.position import Position
+from litefs_watch.readings import DirectoryRead, Mount, Named, PositionsRead
+from litefs_watch.wire import parse_lag, parse_primary
+
+T = TypeVar("T")
+
+# What the mount of a LiteFS that has died answers (ENOTCONN), and what stands in for it on other ways to die.
+_DEAD = frozenset((errno.ENOTCONN, errno.ENODEV, errno.ESTALE, errno.ENOENT, errno.ENOTDIR))
+_READ_LIMIT = 512  # bytes; LiteFS's longest is a hostname and a newline
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+def mount_kind(directory: Path, mountinfo: str) -> Mount:
+    """LITEFS where ``directory`` is in a mount of type ``fuse`` from source ``litefs``, else ORDINARY.
+
+    ``mountinfo`` is the text of ``/proc/self/mountinfo`` (proc(5)): the mount that is nearest counts, and of two on one
+    place the later. Asks nothing of the mount itself.
+    """
+    path = os.path.realpath(directory.parent) + "/" + directory.name if directory.name else "/"
+    nearest, kind = "", Mount.ORDINARY
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, (fstype, _, rest) = before.split(" "), after.partition(" ")
+        if len(fields) < 5:
+            continue
+        point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4])
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(nearest):
+            source = rest.split(" ", 1)[0]
+            nearest = point
+            kind = Mount.LITEFS if fstype.split(".")[0] == "fuse" and source == "litefs" else Mount.ORDINARY
+    return kind
+
+
+def current_mount_kind(directory: Path) -> Mount:
+    """The kind of mount at ``directory`` now; ORDINARY where there is no ``/proc``."""
+    try:
+        mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    except OSError:
+        return Mount.ORDINARY
+    return mount_kind(directory, mountinfo)
+
+
+class Directory:
+    """Reads the files that LiteFS shows. Each file is opened anew: a held descriptor keeps its first answer."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def look(self, databases: Iterable[str]) -> DirectoryRead:
+        """Everything: the mount, ``.primary``, ``.lag``, and each ``-pos`` that is listed or belongs to ``databases``.
+
+        Those are asked for by name since LiteFS does not list a dropped database, whose ``-pos`` stays.
+        """
+        began = time.monotonic()
+        faults: dict[str, str] = {}
+        mount = current_mount_kind(self.path)
+        names = {f"{database}-pos" for database in databases}
+        try:
+            names.update(name for name in os.listdir(self.path) if name.endswith("-pos") and name != "-pos")
+        except OSError as error:
+            faults["."] = f"{self.path}: {error.strerror}"
+            if error.errno in _DEAD:
+                return DirectoryRead(began, Mount.AWAY, faults=faults)
+        primary = self._read(".primary", lambda raw: Named(parse_primary(raw)), faults)
+        lag = self._read(".lag", parse_lag, faults)
+        positions = self._positions(names, faults)
+        return DirectoryRead(began, mount, primary, lag, positions, faults)
+
+    def positions(self, databases: Iterable[str]) -> tuple[PositionsRead, dict[str, str]]:
+        """Some databases' positions, and what was wrong with the others' files, by file name."""
+        began = time.monotonic()
+        faults: dict[str, str] = {}
+        positions = self._positions((f"{database}-pos" for database in databases), faults)
+        return PositionsRead(began, positions), faults
+
+    def _positions(self, names: Iterable[str], faults: dict[str, str]) -> dict[str, Position]:
+        found = {name.removesuffix("-pos"): self._read(name, Position.parse, faults) for name in names}
+        return {database: position for database, position in found.items() if position is not None}
+
+    def _read(self, name: str, parse: Callable[[bytes], T], faults: dict[str, str]) -> T | None:
+        """What the file says; None where it is absent, or unreadable, which is noted in ``faults``."""
+        try:
+            # Non-blocking, so that a FIFO of that name can't hold the thread.
+            descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                raw = os.read(descriptor, _READ_LIMIT)
+            finally:
+                os.close(descriptor)
+            return parse(raw)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            faults[name] = f"{name}: {error.strerror}"
+        except WireError as error:
+            faults[name] = f"{name}: {error}"
+        return None

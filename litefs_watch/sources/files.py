@@ -1,0 +1,252 @@
+"""inotify, through watchfiles: for ordinary directories, and for LiteFS's data directory.
+
+On LiteFS's own mount inotify never fires for ``-pos``, ``.primary`` or ``.lag``: LiteFS changes them inside its process and
+the kernel sees no write. There, while the event stream is away, the data directory serves, an ordinary disk on which each
+transaction renames a file into ``dbs/DB/ltx/``, a moment *before* it is applied.
+
+watchfiles returns after two steps without news, so ``step`` is its latency and its price: 1 ms costs 2 % of a core, 50 ms
+costs 0.2 %. The slow watch runs always, the quick one only while somebody waits. Neither is trusted: a timeout may have lost
+an event and the queue may have overflown, so each wake and each timeout means 'look again'; and a watch on a folder that was
+removed, unmounted or made anew is silent for ever, so the folders' identity is checked once a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import watchfiles
+from anyio.lowlevel import current_token
+
+from litefs_watch.readings import Mount
+from litefs_watch.settings import DEFAULT_DATA_DIR
+from litefs_watch.sources import Health
+from litefs_watch.sources.directory import current_mount_kind
+from litefs_watch.sources.thread import CallThread, call_soon
+
+CHECK_INTERVAL = 1.0
+"""Seconds between two checks that the watched folders are still the same ones."""
+QUICK_STEP, SLOW_STEP = 1, 50
+"""Milliseconds; see above."""
+LINGER = 1.0
+"""Seconds that the quick watch stays after the last waiter: starting one costs more than that."""
+_SETUP = 0.005  # seconds: within this a new watch is in place; what happened before is found by a look after it
+
+_LTX = re.compile(r"[0-9a-f]{16}-([0-9a-f]{16})\.ltx")
+
+Folders = dict[Path, tuple[int, int]]
+"""The folders to watch, and the identity of each (device, inode)."""
+
+
+class FolderWatch:
+    """Says 'look again' when a file changes.
+
+    ``hurried()`` tells whether somebody waits for a transaction, ``needed()`` whether LiteFS's mount has no better source.
+    """
+
+    def __init__(
+        self,
+        litefs_dir: Path,
+        data_dir: Path | None,
+        *,
+        look: Callable[[], None],
+        look_at: Callable[[float], None],
+        expect: Callable[[str, int], None],
+        databases: Callable[[], set[str]],
+        needed: Callable[[], bool],
+        hurried: Callable[[], bool],
+    ) -> None:
+        self._litefs_dir = litefs_dir
+        self.data_dir = data_dir
+        """LiteFS's data directory, once it is known."""
+        self._look = look
+        self._look_at = look_at
+        self._expect = expect
+        self._databases = databases
+        self._needed = needed
+        self._hurried = hurried
+        self._thread = CallThread("litefs_watch folders")
+        self._stirred = anyio.Event()
+        self._folders: Folders = {}
+        self._on_data = False
+        self._slow: _Watch | None = None
+        self._quick: _Watch | None = None
+        self._failure: str | None = None
+        self._check_at = 0.0
+        self.health = Health("files")
+
+    def stir(self) -> None:
+        """Somebody began to wait, or the stream came or went: consider anew what to watch, and how quickly."""
+        self._stirred.set()
+
+    async def run(self) -> None:
+        quick_until = 0.0
+        needed_then = self._needed()
+        try:
+            while True:
+                now = time.monotonic()
+                if now >= self._check_at or self._needed() != needed_then:
+                    self._check_at, needed_then = now + CHECK_INTERVAL, self._needed()
+                    await self._check()
+                if self._hurried():
+                    quick_until = now + LINGER
+                    if self._quick is None and self._folders:
+                        self._quick = self._start(QUICK_STEP)
+                elif now >= quick_until:
+                    self._stop_quick()
+                with anyio.move_on_after(CHECK_INTERVAL):
+                    await self._stirred.wait()
+                self._stirred = anyio.Event()
+        finally:
+            self._stop_both()
+            self._thread.close()
+
+    async def _check(self) -> None:
+        """Watch what is there to be watched now."""
+        needed, databases = self._needed(), self._databases()
+        folders, on_data, detail = await self._thread.run(lambda: self._plan(needed, databases))
+        failed, self._failure = self._failure, None
+        if folders != self._folders or failed:
+            self._stop_both()
+            self._folders, self._on_data = folders, on_data
+            self._slow = self._start(SLOW_STEP) if folders else None
+        if failed:
+            detail = f"{detail}; failed: {failed}"
+        if folders:
+            self.health.up(detail)
+        else:
+            self.health.down(detail, level=logging.INFO)
+
+    @property
+    def covers(self) -> bool:
+        """Whether a watch is in place."""
+        return self._slow is not None
+
+    def _plan(self, needed: bool, databases: set[str]) -> tuple[Folders, bool, str]:
+        """Blocking. The folders to watch, whether they are LiteFS's data, and a word on it."""
+        if current_mount_kind(self._litefs_dir) is Mount.ORDINARY:
+            folders = _identify([self._litefs_dir])
+            return folders, False, f"watching {self._litefs_dir}" if folders else f"{self._litefs_dir} is not there"
+        silent = f"inotify is silent on LiteFS's mount {self._litefs_dir}"
+        if not needed:
+            return {}, True, f"resting: {silent}, and the event stream serves it"
+        data_dir = self.data_dir
+        if data_dir is None and databases and databases <= _databases_in(DEFAULT_DATA_DIR):
+            data_dir = DEFAULT_DATA_DIR
+        if data_dir is None:
+            return (
+                {},
+                True,
+                f"{silent}, and LiteFS's data directory is not known: set LITEFS_DATA_DIR (data_dir=) to it",
+            )
+        dbs = data_dir / "dbs"
+        folders = _identify([dbs, *(dbs / name / "ltx" for name in sorted(_databases_in(data_dir)))])
+        if dbs not in folders:
+            return {}, True, f"{silent}, and {dbs} is not there: set LITEFS_DATA_DIR (data_dir=) to LiteFS's 'data.dir'"
+        return folders, True, f"watching LiteFS's data directory {data_dir}, since {silent}"
+
+    def _start(self, step: int) -> _Watch:
+        watch = _Watch(list(self._folders), step, self._changed, self._failed)
+        self._look_at(time.monotonic() + _SETUP)
+        return watch
+
+    def _stop_quick(self) -> None:
+        if self._quick is not None:
+            self._quick.stop()
+            self._quick = None
+
+    def _stop_both(self) -> None:
+        self._stop_quick()
+        if self._slow is not None:
+            self._slow.stop()
+            self._slow = None
+
+    def _changed(self, paths: list[str]) -> None:
+        expected: dict[str, int] = {}
+        if self._on_data:
+            for path in paths:
+                folder, name = os.path.split(path)
+                if match := _LTX.fullmatch(name):
+                    database = os.path.basename(os.path.dirname(folder))
+                    expected[database] = max(expected.get(database, 0), int(match[1], 16))
+                else:
+                    self._check_at = 0.0  # a database came or went
+                    self.stir()
+        for database, txid in expected.items():
+            self._expect(database, txid)
+        if not expected:
+            self._look()
+
+    def _failed(self, reason: str) -> None:
+        self._failure = reason
+        self._folders = {}
+        self.health.down(reason)
+        self._look()
+
+
+def _identify(paths: list[Path]) -> Folders:
+    folders: Folders = {}
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        folders[path] = (status.st_dev, status.st_ino)
+    return folders
+
+
+def _databases_in(data_dir: Path) -> set[str]:
+    try:
+        return set(os.listdir(data_dir / "dbs"))
+    except OSError:
+        return set()
+
+
+class _Watch:
+    """A daemon thread in watchfiles, which calls back in the loop that made it."""
+
+    def __init__(
+        self, folders: list[Path], step: int, on_change: Callable[[list[str]], None], on_failure: Callable[[str], None]
+    ) -> None:
+        self._folders = folders
+        self._step = step
+        self._on_change = on_change
+        self._on_failure = on_failure
+        self._token = current_token()
+        self._stop = threading.Event()
+        threading.Thread(target=self._run, name=f"litefs_watch inotify, {step} ms", daemon=True).start()
+
+    def stop(self) -> None:
+        """Let the thread end, within a step; nothing is called back any more."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        try:
+            for changes in watchfiles.watch(
+                *self._folders,
+                watch_filter=None,
+                step=self._step,
+                debounce=4 * self._step,  # under steady traffic there never are two steps without news
+                rust_timeout=50 * self._step,
+                yield_on_timeout=True,
+                stop_event=self._stop,
+                recursive=False,
+                force_polling=False,
+                raise_interrupt=False,
+            ):
+                paths = [path for _, path in changes]
+                if self._stop.is_set() or not call_soon(self._token, lambda paths=paths: self._deliver(paths)):  # type: ignore[misc]
+                    return
+        except (OSError, RuntimeError) as error:  # RuntimeError: watchfiles' own
+            reason = f"watchfiles: {error}"
+            call_soon(self._token, lambda: None if self._stop.is_set() else self._on_failure(reason))
+
+    def _deliver(self, paths: list[str]) -> None:
+        if not self._stop.is_set():
+            self._on_change(paths)

@@ -1,0 +1,190 @@
+"""The re-read: the one source that reads ``litefs_dir``, for whoever says 'look again', and by itself as the safety net.
+
+There is one look at a time, off the loop's thread, shared by all who asked before it began; who asks while it is under way
+gets the next one, since what it saw may be older than the question.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import anyio
+
+from litefs_watch.errors import WatcherClosed
+from litefs_watch.position import Position
+from litefs_watch.readings import DirectoryRead, Mount, Reading
+from litefs_watch.sources import Health
+from litefs_watch.sources.directory import Directory
+from litefs_watch.sources.thread import CallThread
+
+SIGHTED_INTERVAL = 0.1
+"""Seconds between two re-reads while somebody waits and another source sees replication: that source's own safety net."""
+EXPECTED_INTERVAL = 0.001
+"""Seconds between two re-reads of a database whose transaction has arrived on disk and is being applied: LiteFS takes
+some hundred microseconds to milliseconds from the rename of the ``.ltx`` file to the new ``-pos``."""
+EXPECTED_FOR = 0.2
+"""Seconds after which such a transaction is no longer expected (a reader holds replication back)."""
+
+
+class _Batch:
+    """Those who asked for the same look."""
+
+    def __init__(self) -> None:
+        self.everything = False
+        self.databases: set[str] = set()
+        self.done = anyio.Event()
+        self.positions: dict[str, Position] = {}
+        self.faults: dict[str, str] = {}
+        self.failed = False
+
+
+class Reread:
+    """Looks at the files and reports what it saw.
+
+    ``known()`` and ``awaited()`` name the databases whose position is known, and those that somebody waits for;
+    ``sighted()`` tells whether another source sees replication.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        *,
+        idle_interval: float,
+        blind_interval: float,
+        report: Callable[[Reading], None],
+        known: Callable[[], set[str]],
+        awaited: Callable[[], frozenset[str]],
+        sighted: Callable[[], bool],
+    ) -> None:
+        self._directory = directory
+        self._idle_interval = idle_interval
+        self._blind_interval = blind_interval
+        self._report = report
+        self._known = known
+        self._awaited = awaited
+        self._sighted = sighted
+        self._thread = CallThread("litefs_watch re-read")
+        self._next = _Batch()
+        self._stirred = anyio.Event()
+        self._look_at: float | None = None
+        self._everything_at = 0.0
+        self._looked_at = float("-inf")
+        self._expected: dict[str, tuple[int, float]] = {}
+        self.health = Health("re-read")
+        self.faults: dict[str, str] = {}
+        """By file name: what was unreadable at the last look at it."""
+        self.looks = 0
+        self.looked = False
+        """Whether there has been a look at everything."""
+
+    def look(self, database: str | None = None) -> None:
+        """Look again, soon: at one database's position, or at everything."""
+        if database is None:
+            self._next.everything = True
+        else:
+            self._next.databases.add(database)
+        self.stir()
+
+    def look_at(self, when: float) -> None:
+        """Look at everything at ``when``, on the clock of `time.monotonic`, or a little after."""
+        self._look_at = when if self._look_at is None else min(self._look_at, when)
+        self.stir()
+
+    def expect(self, database: str, txid: int) -> None:
+        """A transaction is on its way into ``database``: look until it is there, or for some time."""
+        self._expected[database] = (txid, time.monotonic() + EXPECTED_FOR)
+        self.look(database)
+
+    def stir(self) -> None:
+        """Consider anew when to look next."""
+        self._stirred.set()
+
+    async def read_position(self, database: str) -> Position | None:
+        """The position in the file, from a look that begins after this call. Raises `OSError` where it is unreadable."""
+        batch = self._next
+        self.look(database)
+        await batch.done.wait()
+        if batch.failed:
+            raise WatcherClosed("the watcher was stopped during a read")
+        for name in (f"{database}-pos", "."):
+            if name in batch.faults:
+                raise OSError(batch.faults[name])
+        return batch.positions.get(database)
+
+    async def run(self) -> None:
+        batch = self._next
+        try:
+            while True:
+                delay = self._delay()
+                if delay > 0:
+                    with anyio.move_on_after(delay):
+                        await self._stirred.wait()
+                    self._stirred = anyio.Event()
+                    if self._delay() > 0:
+                        continue
+                batch, self._next = self._next, _Batch()
+                await self._look(batch)
+        finally:
+            for unfinished in (batch, self._next):
+                unfinished.failed = True
+                unfinished.done.set()
+            self._thread.close()
+
+    def _delay(self) -> float:
+        """Seconds until the next look; zero or less: now."""
+        if self._next.everything or self._next.databases:
+            return 0.0
+        due = self._everything_at
+        if self._look_at is not None:
+            due = min(due, self._look_at)
+        due = min(due, self._looked_at + self._interval())
+        return due - time.monotonic()
+
+    def _interval(self) -> float:
+        if self._expected:
+            return EXPECTED_INTERVAL
+        if not self._awaited():
+            return self._idle_interval
+        return SIGHTED_INTERVAL if self._sighted() else self._blind_interval
+
+    async def _look(self, batch: _Batch) -> None:
+        now = time.monotonic()
+        everything = batch.everything or now >= self._everything_at
+        if self._look_at is not None and now >= self._look_at:
+            self._look_at, everything = None, True
+        databases = batch.databases | self._awaited() | self._expected.keys()
+        self.looks += 1
+        if everything:
+            read = await self._thread.run(partial(self._directory.look, databases | self._known()))
+            self._everything_at = now + self._idle_interval
+            self.looked = True
+            self._after_everything(read)
+            batch.positions, batch.faults = dict(read.positions), dict(read.faults)
+            self._report(read)
+        else:
+            some, batch.faults = await self._thread.run(partial(self._directory.positions, databases))
+            for database in databases:
+                self.faults.pop(f"{database}-pos", None)
+            self.faults |= batch.faults
+            batch.positions = dict(some.positions)
+            self._report(some)
+        self._looked_at = time.monotonic()
+        self.health.fault("; ".join(sorted(self.faults.values())[:5]) or None)
+        self._drop_expectations(batch.positions)
+        batch.done.set()
+
+    def _after_everything(self, read: DirectoryRead) -> None:
+        self.faults = dict(read.faults)
+        if "." in read.faults:
+            self.health.down(read.faults["."])
+        else:
+            kind = "LiteFS's mount" if read.mount is Mount.LITEFS else "an ordinary directory"
+            self.health.up(f"reading {self._directory.path}, {kind}")
+
+    def _drop_expectations(self, positions: dict[str, Position]) -> None:
+        for database, (txid, until) in list(self._expected.items()):
+            position = positions.get(database)
+            if (position is not None and position.txid >= txid) or self._looked_at > until:
+                del self._expected[database]

@@ -1,0 +1,49 @@
+"""What the watcher tells about itself: `Status`, `Statistics`. Plain frozen values, as of one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from litefs_watch.position import Position
+from litefs_watch.sources import SourceStatus
+from litefs_watch.state import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All that is known about this node."""
+
+    hostname: str
+    """This node's own name."""
+    role: Role
+    primary: str | None
+    """The primary's hostname; None where it is this node, is not known, or has no name."""
+    positions: Mapping[str, Position]
+    """By database. Kept as last known while LiteFS is away."""
+    lag: float | None
+    """Seconds since this replica last heard of its primary, as LiteFS counts them: 0 on the primary, negative where the
+    clocks differ; None where LiteFS is away or does not say (before 0.5), or this replica has never been in step."""
+    replicated: bool | None
+    """Whether the first replication is done; None where LiteFS does not say."""
+    sources: Mapping[str, SourceStatus]
+    """``stream``, ``files`` and ``reread``: which are alive, since when, and why not."""
+    faults: Mapping[str, str] = field(default_factory=dict)
+    """By file name: what is unreadable in the directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Counts since the start; ``waiters`` and ``subscriptions`` are those of this moment."""
+
+    waiters: int
+    """Calls of `wait_for_tx`, `wait_for_role` and `wait_for_primary` that wait."""
+    subscriptions: int
+    events: int
+    """Events received on LiteFS's stream."""
+    reconnects: int
+    """How often the stream was opened again."""
+    rereads: int
+    """Looks at the files."""
+    wakes: int
+    """Waiters that were woken because what they waited for was there."""
