@@ -5,9 +5,9 @@
 1. **A look that began before the last accepted one may raise a TXID, never lower it.** One that began after may lower it:
    LiteFS's positions do go back (a reset replica, a restored database). The same TXID with another checksum is another
    history, and counts as lower.
-2. **An event that lowers is no fact, only 'look again'**: how long it was on its way is unknown. After a look has lowered a
-   position, the events still under way belong to the history that is gone; they are 'look again' too, until the stream
-   and the files agree on a position.
+2. **An event counts by itself only while the stream and the files agree.** How long an event was on its way is unknown:
+   where a look has run ahead of the stream, the events still under way may belong to a history that is gone. They, and
+   every event that lowers, are 'look again', until an event says what is known, or a look what the last event said.
 3. **Only two things prove PRIMARY**: LiteFS saying ``isPrimary``, or ``.primary`` absent with ``.lag`` at zero, twice.
    ``.primary`` alone proves nothing: it is absent on a node that is cut off, too.
 4. **Where there is no ``.lag``** (LiteFS before 0.5, an ordinary directory) and no event stream, litefs-js's rule serves:
@@ -105,7 +105,7 @@ class NodeState:
         self._read_at: dict[str, float] = {}  # when the look that each position rests on began
         self._lowered_at: dict[str, float] = {}
         self._last_event: dict[str, Position] = {}
-        self._doubted: set[str] = set()  # databases whose events are of a history that may be gone (rule 2)
+        self._doubted: set[str] = set()  # databases whose events may be of a history that is gone (rule 2)
 
     def apply(self, reading: Reading) -> list[Change]:
         """Take in what a source saw. Returns what changed by it, in order; `look_again_at` says whether to look again."""
@@ -150,6 +150,7 @@ class NodeState:
                 self._read_at[database] = max(self._read_at[database], reading.began)
             elif known is None or position.txid > known.txid:
                 changes += self._set_position(database, position, reading.began)
+                self._doubted.add(database)
             elif reading.began > self._read_at[database]:
                 changes += self._set_position(database, position, reading.began)
                 self._lowered_at[database] = reading.began
@@ -183,7 +184,7 @@ class NodeState:
     def _role_event(self, event: RoleEvent) -> list[Change]:
         self._streaming = True
         if event.first:
-            self._doubted.clear()  # what this stream tells happened after it was opened
+            self._doubted.update(self.positions)
             self._last_event.clear()
         if event.is_primary:
             self._stream_claim = (Role.PRIMARY, None)
@@ -229,7 +230,7 @@ class NodeState:
             return []
         if claim != self._candidate:
             self._candidate, self._candidate_since = claim, began
-        if not sure and began - self._candidate_since < self._settle:
+        if not sure and began < self._candidate_since + self._settle:
             return []
         change = PrimaryChange(*claim, previous_role=self.role, previous_primary=self.primary)
         self.role, self.primary = claim

@@ -1,0 +1,56 @@
+"""Every test runs on asyncio and on trio, with warnings as errors, and fails when the library blocks the loop's thread.
+
+A read of a frozen LiteFS's mount on that thread would freeze the application. The simulator is exempt: it plays the part of
+another process.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from blockbuster import blockbuster_ctx
+
+import litefs_watch
+
+PACKAGE = str(Path(litefs_watch.__file__).parent)
+SIMULATOR = str(Path(PACKAGE) / "testing")
+
+
+class BlockingCallError(Exception):
+    """The library made a blocking call on trio's thread."""
+
+
+def _refuse_on_trio(event: str, arguments: tuple[object, ...]) -> None:
+    """An audit hook: blockbuster knows asyncio only, and what blocks there (files, connections, sleep) is audited."""
+    if event not in {"open", "os.listdir", "os.scandir", "time.sleep", "socket.getaddrinfo", "subprocess.Popen"}:
+        return
+    if not trio.lowlevel.in_trio_run():
+        return
+    frame = inspect.currentframe()
+    files = []
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(("importlib", "_frozen")):
+            return  # an import
+        files.append(frame.f_code.co_filename)
+        frame = frame.f_back
+    if any(name.startswith(PACKAGE) and not name.startswith(SIMULATOR) for name in files):
+        raise BlockingCallError(f"{event}{arguments[:1]} on the event loop's thread")
+
+
+sys.addaudithook(_refuse_on_trio)
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def blocking_calls_fail() -> Iterator[None]:
+    with blockbuster_ctx(scanned_modules="litefs_watch", excluded_modules=["litefs_watch.testing"]):
+        yield

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from litefs_watch import ConfigError, LiteFSWatchError, Settings
+
+
+def test_the_environment_has_litefs_js_names() -> None:
+    """Who comes from litefs-js sets nothing new."""
+    settings = Settings.from_env(
+        {
+            "LITEFS_DIR": "/litefs",
+            "DATABASE_FILENAME": "sqlite.db",
+            "INTERNAL_PORT": "8080",
+            "PORT": "8081",
+            "FLY_APP_NAME": "app",
+            "FLY_REGION": "ams",
+            "FLY_MACHINE_ID": "148e21",
+            "LITEFS_API_URL": "http://localhost:9999/",
+        }
+    )
+    assert settings == Settings(
+        "/litefs",
+        "sqlite.db",
+        internal_port=8080,
+        app_name="app",
+        region="ams",
+        hostname="148e21",
+        api_url="http://localhost:9999",
+    )
+
+
+def test_port_serves_where_internal_port_is_not_set() -> None:
+    """As litefs-js reads them."""
+    assert Settings.from_env({"LITEFS_DIR": "/l", "PORT": "3000"}).internal_port == 3000
+    assert Settings.from_env({"LITEFS_DIR": "/l", "INTERNAL_PORT": "", "PORT": "3000"}).internal_port == 3000
+
+
+def test_a_keyword_wins_over_the_environment() -> None:
+    """``from_env(database=…)`` overrides DATABASE_FILENAME."""
+    assert Settings.from_env({"LITEFS_DIR": "/l", "DATABASE_FILENAME": "a.db"}, database="b.db").database == "b.db"
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an argument, os.environ."""
+    monkeypatch.setenv("LITEFS_DIR", "/litefs")
+    assert Settings.from_env().litefs_dir == Path("/litefs")
+
+
+def test_a_missing_directory_says_what_to_set_and_names_standalone() -> None:
+    """The first error that every newcomer meets."""
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({})
+    for word in ("LITEFS_DIR", "fuse.dir", "standalone=True", "LITEFS_STANDALONE=1"):
+        assert word in str(caught.value)
+    assert isinstance(caught.value, LiteFSWatchError)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_standalone_needs_no_directory() -> None:
+    """Development without LiteFS."""
+    assert Settings.from_env({"LITEFS_STANDALONE": "1"}).standalone
+    assert Settings(standalone=True).litefs_dir is None
+
+
+@pytest.mark.parametrize("url", ["none", "None", "off"])
+def test_the_stream_can_be_turned_off(url: str) -> None:
+    """LITEFS_API_URL=none."""
+    assert Settings.from_env({"LITEFS_DIR": "/l", "LITEFS_API_URL": url}).api_url is None
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"database": "data/app.db"}, "without a path"),
+        ({"database": ".."}, "without a path"),
+        ({"database": ""}, "without a path"),
+        ({"api_url": "https://localhost"}, "plain HTTP"),
+        ({"api_url": "localhost:20202"}, "plain HTTP"),
+        ({"api_url": "http://localhost:99999"}, "plain HTTP"),
+        ({"api_url": "http://local host"}, "plain HTTP"),
+        ({"api_url": "http://localhost\r\nx: y"}, "plain HTTP"),
+        ({"start_timeout": 6}, "less than or equal to 5"),
+        ({"settle": 0}, "greater than 0"),
+        ({"silence": float("inf")}, "finite"),
+        ({"internal_port": 70000}, "65535"),
+        ({"databse": "a.db"}, "databse"),
+    ],
+)
+def test_what_can_not_work_is_a_config_error(options: dict[str, Any], what: str) -> None:
+    """Each says what was seen."""
+    with pytest.raises(ConfigError, match=what):
+        Settings("/litefs", **options)
+
+
+def test_settings_are_frozen() -> None:
+    """One node's settings do not change while it is watched."""
+    with pytest.raises(ValueError, match="frozen"):
+        Settings("/litefs").database = "b.db"  # type: ignore[misc]
+
+
+def test_this_node_is_named_as_litefs_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """hostname, else FLY_MACHINE_ID, else the machine's own."""
+    monkeypatch.delenv("FLY_MACHINE_ID", raising=False)
+    assert Settings("/l").node_name == socket.gethostname()
+    monkeypatch.setenv("FLY_MACHINE_ID", "148e21")
+    assert Settings("/l").node_name == "148e21"
+    assert Settings("/l", hostname="a").node_name == "a"
+
+
+def test_a_call_without_a_database_needs_a_default() -> None:
+    """And says where to set it."""
+    with pytest.raises(ConfigError, match="DATABASE_FILENAME"):
+        Settings("/l").database_or_default(None)
+    assert Settings("/l").database_or_default("a.db") == "a.db"
+    assert Settings("/l", "a.db").database_or_default(None) == "a.db"
+    with pytest.raises(ConfigError, match="without a path"):
+        Settings("/l", "a.db").database_or_default("../a.db")
