@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 from litefs_watch.position import Position
 
+NEVER_REPLICATED_MS = 2**31 - 1
+"""What ``.lag`` says before the first replication and right after a demotion (fuse/lag_node.go: math.MaxInt32)."""
+
 
 class Mount(enum.Enum):
     """What stands at ``litefs_dir``."""

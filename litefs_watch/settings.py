@@ -26,7 +26,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Settings(BaseModel):
     """Where LiteFS is and who this node is. Frozen; wrong values raise `ConfigError`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # built at first use, not at import
 
     litefs_dir: Path | None = None
     """LiteFS's mount (``fuse.dir``), or an ordinary directory with files of the same names."""

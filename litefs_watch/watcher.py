@@ -6,25 +6,28 @@ come between the two halves of the other.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING
 
 import anyio
 
 from litefs_watch.conditions import ChangeT, RoleWaiter, RoleWaiters, Subscription, Subscriptions, TxWaiter, TxWaiters
 from litefs_watch.errors import NoPrimary, NotPrimary, WaitTimeout, WatcherClosed, WrongInstance
 from litefs_watch.position import Position, check_txid
-from litefs_watch.readings import Reading, RoleEvent, TxEvent
+from litefs_watch.readings import NEVER_REPLICATED_MS, Reading, RoleEvent, TxEvent
 from litefs_watch.settings import Settings, check_timeout
 from litefs_watch.state import NodeState, PrimaryChange, Role, TxChange
 from litefs_watch.status import Statistics, Status
-from litefs_watch.supervisor import Supervisor
-from litefs_watch.wire import NEVER_REPLICATED_MS
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from litefs_watch.supervisor import Supervisor
 
 logger = logging.getLogger("litefs_watch")
 
@@ -61,6 +64,9 @@ class Watcher:
             self._state.apply(RoleEvent(time.monotonic(), is_primary=True, hostname=None))
             self._ready.set()
         else:
+            # Imported with the first watcher: h11, watchfiles and the models are half of what the package costs.
+            from litefs_watch.supervisor import Supervisor
+
             self._supervisor = Supervisor(
                 settings,
                 settings.litefs_dir,
@@ -341,6 +347,8 @@ def _spawn(function: Callable[[], Awaitable[None]]) -> None:
     if trio is not None and trio.lowlevel.in_trio_task():
         trio.lowlevel.spawn_system_task(function)
         return
+    import asyncio
+
     task = asyncio.ensure_future(function())
     _tasks.add(task)  # the loop holds its tasks weakly
     task.add_done_callback(_tasks.discard)

@@ -15,9 +15,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from litefs_watch.errors import WireError
 from litefs_watch.position import Position, check_database_name
 
-NEVER_REPLICATED_MS = 2**31 - 1
-"""What ``.lag`` says before the first replication and right after a demotion (fuse/lag_node.go: math.MaxInt32)."""
-
 LINE_LIMIT = 64 * 1024
 """Bytes in one line of the stream. LiteFS's are under 400; a database's name is at most 255 bytes."""
 
@@ -73,7 +70,7 @@ _Hostname = Annotated[str | None, AfterValidator(_hostname)]
 
 
 class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, defer_build=True)
 
 
 class RoleData(_Wire):
@@ -121,7 +118,7 @@ class Unknown(_Wire):
 Event = Init | PrimaryChanged | Tx | Unknown
 
 _KNOWN: TypeAdapter[Init | PrimaryChanged | Tx] = TypeAdapter(
-    Annotated[Init | PrimaryChanged | Tx, Field(discriminator="type")]
+    Annotated[Init | PrimaryChanged | Tx, Field(discriminator="type")], config=ConfigDict(defer_build=True)
 )
 
 

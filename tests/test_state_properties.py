@@ -34,7 +34,7 @@ class Truth:
 
 
 class Interleavings(RuleBasedStateMachine):
-    """Commits, resets, reads that begin and end at any time, and events that are late."""
+    """Commits, resets, slow reads (one at a time, as the re-read makes them), and events that are late."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,8 +61,9 @@ class Interleavings(RuleBasedStateMachine):
     def reset(self, back: int, notify: bool) -> None:
         self.truth.move(max(0, self.truth.now.txid - back), notify=notify)
 
+    @precondition(lambda self: not self.reads)
     @rule()
-    def a_read_ends(self) -> None:
+    def a_quick_read(self) -> None:
         self.apply(PositionsRead(self.tick(), {DB: self.truth.now}))
 
     @precondition(lambda self: not self.reads)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from litefs_watch.errors import WireError
 from litefs_watch.position import Position
+from litefs_watch.readings import NEVER_REPLICATED_MS
 from litefs_watch.wire import (
     LINE_LIMIT,
-    NEVER_REPLICATED_MS,
     Init,
     LineDecoder,
     PrimaryChanged,

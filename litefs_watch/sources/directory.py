@@ -27,9 +27,9 @@ def mount_kind(directory: Path, mountinfo: str) -> Mount:
     """LITEFS where ``directory`` is in a mount of type ``fuse`` from source ``litefs``, else ORDINARY.
 
     ``mountinfo`` is the text of ``/proc/self/mountinfo`` (proc(5)): the mount that is nearest counts, and of two on one
-    place the later. Asks nothing of the mount itself.
+    place the later. A link is followed.
     """
-    path = os.path.realpath(directory.parent) + "/" + directory.name if directory.name else "/"
+    path = os.path.realpath(directory)
     nearest, kind = "", Mount.ORDINARY
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
