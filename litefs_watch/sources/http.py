@@ -20,7 +20,7 @@ _KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 _RECEIVE = 64 * 1024
 
 #: What talking to something that is no LiteFS, or is just dying, may raise.
-HTTP_ERRORS = (OSError, WireError, h11.RemoteProtocolError, anyio.BrokenResourceError, anyio.ClosedResourceError)
+HTTP_ERRORS = (OSError, WireError, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 
 class Response:
@@ -34,12 +34,19 @@ class Response:
         self.headers: dict[str, str] = {}
 
     async def _next_event(self) -> h11.Event | type[h11.PAUSED]:
-        while (event := self._connection.next_event()) is h11.NEED_DATA:
-            try:
-                data = await self._stream.receive(_RECEIVE)
-            except anyio.EndOfStream:
-                data = b""
-            self._connection.receive_data(data)
+        data = None
+        try:
+            while (event := self._connection.next_event()) is h11.NEED_DATA:
+                try:
+                    data = await self._stream.receive(_RECEIVE)
+                except anyio.EndOfStream:
+                    data = b""
+                self._connection.receive_data(data)
+        except h11.RemoteProtocolError as error:
+            if data == b"":
+                part = "in the middle of its response" if self.status else "without a response"
+                raise WireError(f"{self._url} closed the connection {part}") from error
+            raise WireError(f"{self._url} does not speak HTTP/1.1: {error}") from error
         return event  # type: ignore[return-value]
 
     async def read_head(self) -> None:
@@ -49,8 +56,6 @@ class Response:
                 self.status = event.status_code
                 self.headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in event.headers}
                 return
-            if not isinstance(event, h11.InformationalResponse):
-                raise WireError(f"{self._url} closed the connection without a response")
 
     async def chunk(self) -> bytes | None:
         """The next bytes of the body, as they arrive; None at its end."""
