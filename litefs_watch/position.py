@@ -53,7 +53,7 @@ class Position:
         raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
         match = _POSITION.fullmatch(raw)
         if match is None:
-            seen = repr(raw[:_SHOWN]) + ("…" if len(raw) > _SHOWN else "") if raw else "nothing"
+            seen = repr(raw[:_SHOWN])[1:] + ("…" if len(raw) > _SHOWN else "") if raw else "nothing"
             raise WireError(f"not a position: {seen}; expected 16 hexadecimal digits, '/', 16 more and a newline")
         return cls(int(match[1], 16), int(match[2], 16))
 

@@ -109,7 +109,7 @@ class Settings(BaseModel):
     @field_validator("litefs_dir", "data_dir", mode="after")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
-        return None if path is None else Path(os.path.abspath(path))
+        return path if path is None or path.is_absolute() else Path.cwd() / path
 
     @field_validator("database", mode="after")
     @classmethod

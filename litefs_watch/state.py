@@ -79,6 +79,7 @@ Change = TxChange | PrimaryChange
 
 _Claim = tuple[Role, str | None]
 _NOBODY: _Claim = (Role.UNKNOWN, None)
+_UNNAMED: _Claim = (Role.REPLICA, None)
 
 
 class NodeState:
@@ -97,6 +98,7 @@ class NodeState:
         self._claimed_at = float("-inf")  # when the last accepted claim about the role was read
         self._candidate: _Claim | None = None  # a claim that has not stayed long enough yet (rule 5) …
         self._candidate_since = 0.0  # … and when it was first read
+        self._role_event_at = self._looked_at = float("-inf")
         self._streaming = False
         self._stream_claim: _Claim = _NOBODY  # what LiteFS last said on the stream
         self._mounted = False  # LiteFS's own mount has been seen here
@@ -132,8 +134,8 @@ class NodeState:
 
     @property
     def settled(self) -> bool:
-        """Whether no claim about the role is waiting to be confirmed."""
-        return self._candidate is None
+        """Whether no claim about the role waits to be confirmed, and the files were looked at since the stream's last."""
+        return self._candidate is None and self._looked_at >= self._role_event_at
 
     def _look_again(self, at: float) -> None:
         self.look_again_at = at if self.look_again_at is None else min(self.look_again_at, at)
@@ -183,6 +185,7 @@ class NodeState:
 
     def _role_event(self, event: RoleEvent) -> list[Change]:
         self._streaming = True
+        self._role_event_at = event.began
         if event.first:
             self._doubted.update(self.positions)
             self._last_event.clear()
@@ -196,11 +199,12 @@ class NodeState:
         return self._heed_stream(event.began)
 
     def _heed_stream(self, began: float) -> list[Change]:
-        if self._stream_claim == _NOBODY and (self.role, self.primary) == (Role.REPLICA, None):
-            return []  # the stream names no unnamed primary: only the files tell this from 'none'
+        if self._stream_claim == _NOBODY and _UNNAMED in ((self.role, self.primary), self._candidate):
+            return []  # the stream can't name a primary without a name: only the files tell it from 'none'
         return self._claim(self._stream_claim, began, sure=Role.PRIMARY in (self._stream_claim[0], self.role))
 
     def _read_role(self, read: DirectoryRead) -> list[Change]:
+        self._looked_at = read.began
         self._mounted = self._mounted or read.mount is Mount.LITEFS
         self._away = read.mount is Mount.AWAY or (self._mounted and read.mount is Mount.ORDINARY)
         if self._away:

@@ -58,7 +58,7 @@ class Supervisor:
             look_at=self._reread.look_at,
             expect=self._reread.expect,
             databases=known,
-            needed=lambda: not self._stream.health.alive,
+            needed=lambda: self._stream.attempted and not self._stream.health.alive,
             hurried=lambda: bool(awaited()),
         )
         self._stream = EventStream(

@@ -130,6 +130,8 @@ class Watcher:
                     await anyio.sleep_forever()
                 else:
                     await self._supervisor.run()
+        except Exception:
+            logger.exception("the watcher failed through a fault of litefs_watch")
         finally:
             self._close()  # also where the event loop itself ends
             if finished is not None:

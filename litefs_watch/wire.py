@@ -70,7 +70,7 @@ _Hostname = Annotated[str | None, AfterValidator(_hostname)]
 
 
 class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
 class RoleData(_Wire):
@@ -118,7 +118,7 @@ class Unknown(_Wire):
 Event = Init | PrimaryChanged | Tx | Unknown
 
 _KNOWN: TypeAdapter[Init | PrimaryChanged | Tx] = TypeAdapter(
-    Annotated[Init | PrimaryChanged | Tx, Field(discriminator="type")], config=ConfigDict(defer_build=True)
+    Annotated[Init | PrimaryChanged | Tx, Field(discriminator="type")]
 )
 
 

@@ -16,6 +16,7 @@ import trio
 from blockbuster import blockbuster_ctx
 
 import litefs_watch
+from litefs_watch import Settings, Watcher
 
 PACKAGE = str(Path(litefs_watch.__file__).parent)
 SIMULATOR = str(Path(PACKAGE) / "testing")
@@ -34,8 +35,8 @@ def _refuse_on_trio(event: str, arguments: tuple[object, ...]) -> None:
     frame = inspect.currentframe()
     files = []
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith(("importlib", "_frozen")):
-            return  # an import
+        if frame.f_globals.get("__name__", "").startswith(("importlib", "_frozen", "linecache")):
+            return  # an import, or a traceback for the log
         files.append(frame.f_code.co_filename)
         frame = frame.f_back
     if any(name.startswith(PACKAGE) and not name.startswith(SIMULATOR) for name in files):
@@ -43,6 +44,9 @@ def _refuse_on_trio(event: str, arguments: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(_refuse_on_trio)
+
+
+Watcher(Settings("/nowhere"))  # what the first watcher imports and builds reads files: once, and not in a test
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -65,7 +65,10 @@ def test_closing_wakes_everybody_empty_handed() -> None:
     """Of each kind."""
     woken: list[str] = []
     txs, roles = TxWaiters(), RoleWaiters()
-    tx_waiter, role_waiter = TxWaiter(DB, 1, lambda: woken.append("tx")), RoleWaiter(frozenset((Role.PRIMARY,)), lambda: woken.append("role"))
+    tx_waiter, role_waiter = (
+        TxWaiter(DB, 1, lambda: woken.append("tx")),
+        RoleWaiter(frozenset((Role.PRIMARY,)), lambda: woken.append("role")),
+    )
     txs.add(tx_waiter)
     roles.add(role_waiter)
     txs.close()

@@ -9,7 +9,17 @@ import pytest
 
 from litefs_watch import Position, PrimaryChange, Role, TxChange
 from litefs_watch import state as state_module
-from litefs_watch.readings import DirectoryRead, Mount, Named, PositionsRead, Reading, RoleEvent, Silence, StreamEnded, TxEvent
+from litefs_watch.readings import (
+    DirectoryRead,
+    Mount,
+    Named,
+    PositionsRead,
+    Reading,
+    RoleEvent,
+    Silence,
+    StreamEnded,
+    TxEvent,
+)
 from litefs_watch.state import NodeState
 
 SETTLE = 0.025
@@ -328,6 +338,7 @@ def test_a_primary_without_a_name(node: Driver) -> None:
     """A static lease without lease.hostname: the stream says nothing, the file a lone newline. This is a replica."""
     node(replica(1.0, None, first=True), read(1.001, primary=Named(None), lag=3), read(1.1, primary=Named(None), lag=3))
     assert node.roles == [(Role.REPLICA, None)]
+    assert node.state.settled
     node(StreamEnded(2.0), replica(2.1, None, first=True), read(2.2, primary=Named(None), lag=3))
     assert node.roles == [(Role.REPLICA, None)]
     node(replica(3.0, None), read(3.001, lag=100), read(3.1, lag=200))
@@ -412,3 +423,14 @@ def test_changes_say_what_was_before(node: Driver) -> None:
     """A change carries both sides."""
     (change,) = node.state.apply(primary(1.0, first=True))
     assert change == PrimaryChange(Role.PRIMARY, None, Role.UNKNOWN, None)
+
+
+def test_a_primary_without_a_name_is_awaited_past_the_stream_s_silence(node: Driver) -> None:
+    """The files were read first, the stream names nobody: the claim is still to be confirmed, not settled."""
+    node(read(1.0, primary=Named(None), lag=3), replica(1.001, None, first=True))
+    assert not node.state.settled
+    late = Driver()(replica(1.001, None, first=True), read(1.0, primary=Named(None), lag=3))
+    assert not late.state.settled
+    late(read(1.1, primary=Named(None), lag=3), read(1.2, primary=Named(None), lag=3))
+    assert late.state.settled
+    assert late.roles == [(Role.REPLICA, None)]

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from litefs_watch import Position, PrimaryChange, Role, TxChange
-from litefs_watch.readings import DirectoryRead, Mount, Named, PositionsRead, Reading, RoleEvent, Silence, StreamEnded, TxEvent
+from litefs_watch.readings import (
+    DirectoryRead,
+    Mount,
+    Named,
+    PositionsRead,
+    Reading,
+    RoleEvent,
+    Silence,
+    StreamEnded,
+    TxEvent,
+)
 from litefs_watch.state import NodeState
 
 DB = "app.db"

@@ -150,7 +150,9 @@ async def test_events_in_any_pieces() -> None:
 
 async def test_a_stream_that_ends_is_opened_again() -> None:
     """And the state hears of the end."""
-    async with watching(say(HEAD, chunk(INIT), chunk(b"")[:0] + b"0\r\n\r\n", then=None), say(HEAD, chunk(INIT), chunk(TX % 7))) as harness:
+    async with watching(
+        say(HEAD, chunk(INIT), chunk(b"")[:0] + b"0\r\n\r\n", then=None), say(HEAD, chunk(INIT), chunk(TX % 7))
+    ) as harness:
         await harness.until(lambda: txids(harness) == [7])
         assert [type(reading) for reading in harness.reports] == [RoleEvent, StreamEnded, RoleEvent, TxEvent]
         assert harness.stream.connections == 2
@@ -166,7 +168,10 @@ async def test_a_stream_cut_in_the_middle_of_a_line_is_opened_again() -> None:
 NOT_LITEFS = {
     "404": (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "answered 404"),
     "500": (b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", "answered 500"),
-    "redirect": (b"HTTP/1.1 302 Found\r\nLocation: https://example.com/\r\nContent-Length: 0\r\n\r\n", "302 to 'https://example.com/'"),
+    "redirect": (
+        b"HTTP/1.1 302 Found\r\nLocation: https://example.com/\r\nContent-Length: 0\r\n\r\n",
+        "302 to 'https://example.com/'",
+    ),
     "HTML": (b"HTTP/1.1 200 OK\r\nContent-Length: 21\r\n\r\n<html>\n<body>\n</body>\n", "not an event of LiteFS: '<html>'"),
     "another protocol": (b"-ERR unknown command\r\n\r\n", "illegal status line"),
     "nothing": (b"", "closed the connection without a response"),
@@ -216,7 +221,7 @@ async def test_an_unknown_event_is_look_again() -> None:
         assert harness.stream.health.status.fault is None
 
 
-@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n", HEAD, HEAD + b"5\r\n{\"typ"])
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n", HEAD, HEAD + b'5\r\n{"typ'])
 async def test_an_answer_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
     """A frozen LiteFS, or half a line for ever, before init: the attempt ends, and counts as one."""
     monkeypatch.setattr(stream_module, "ANSWER_TIMEOUT", 0.05)

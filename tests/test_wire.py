@@ -83,7 +83,12 @@ def test_a_line_that_is_no_event_says_what_was_seen(line: bytes, what: str) -> N
     assert len(str(caught.value)) < 600
 
 
-@given(st.binary() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)).map(lambda value: json.dumps(value).encode()))
+@given(
+    st.binary()
+    | st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    ).map(lambda value: json.dumps(value).encode())
+)
 def test_any_line_is_an_event_or_a_wire_error(line: bytes) -> None:
     """No byte string, and no JSON, does anything else."""
     try:
@@ -123,7 +128,9 @@ def test_lines_before_a_long_one_are_delivered() -> None:
         next(lines)
 
 
-@pytest.mark.parametrize(("raw", "name"), [(b"node-a\n", "node-a"), (b"node-a", "node-a"), (b"\n", None), ("nöde\n".encode(), "nöde")])
+@pytest.mark.parametrize(
+    ("raw", "name"), [(b"node-a\n", "node-a"), (b"node-a", "node-a"), (b"\n", None), ("nöde\n".encode(), "nöde")]
+)
 def test_primary_is_a_hostname_or_a_lone_newline(raw: bytes, name: str | None) -> None:
     """A lone newline is a primary without a name (a static lease without lease.hostname)."""
     assert parse_primary(raw) == name
@@ -147,7 +154,9 @@ def test_lag_is_signed_milliseconds(raw: bytes, milliseconds: int) -> None:
     assert parse_lag(raw) == milliseconds
 
 
-@pytest.mark.parametrize("raw", [b"", b"\n", b"+\n", b"12\n", b"+1.5\n", b"+0000000000000000000001\n", b"+1\n+2\n", "+١\n".encode()])
+@pytest.mark.parametrize(
+    "raw", [b"", b"\n", b"+\n", b"12\n", b"+1.5\n", b"+0000000000000000000001\n", b"+1\n+2\n", "+١\n".encode()]
+)
 def test_what_is_no_lag_is_a_wire_error(raw: bytes) -> None:
     """Garbage in .lag is no number."""
     with pytest.raises(WireError, match="milliseconds"):
@@ -168,5 +177,7 @@ def test_any_bytes_in_the_small_files_are_a_value_or_a_wire_error(raw: bytes) ->
 
 def test_info_tells_the_data_directory() -> None:
     """As LiteFS 0.5 prints it."""
-    info = parse_info(b'{\n  "clusterID": "LFSC1",\n  "isPrimary": true,\n  "candidate": true,\n  "path": "/data",\n  "primary": {"hostname": "a"}\n}\n')
+    info = parse_info(
+        b'{\n  "clusterID": "LFSC1",\n  "isPrimary": true,\n  "candidate": true,\n  "path": "/data",\n  "primary": {"hostname": "a"}\n}\n'
+    )
     assert (info.is_primary, info.candidate, info.path, info.primary.hostname) == (True, True, "/data", "a")

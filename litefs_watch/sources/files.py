@@ -40,8 +40,18 @@ _SETUP = 0.005  # seconds: within this a new watch is in place; what happened be
 
 _LTX = re.compile(r"[0-9a-f]{16}-([0-9a-f]{16})\.ltx")
 
+_THREAD = "litefs_watch inotify"
+
 Folders = dict[Path, tuple[int, int]]
 """The folders to watch, and the identity of each (device, inode)."""
+
+
+def _not_ours(record: logging.LogRecord) -> bool:
+    return not (record.threadName or "").startswith(_THREAD)
+
+
+# watchfiles logs each wake at INFO: several lines a second, where an application logs at that level.
+logging.getLogger("watchfiles.main").addFilter(_not_ours)
 
 
 class FolderWatch:
@@ -220,7 +230,7 @@ class _Watch:
         self._on_failure = on_failure
         self._token = current_token()
         self._stop = threading.Event()
-        threading.Thread(target=self._run, name=f"litefs_watch inotify, {step} ms", daemon=True).start()
+        threading.Thread(target=self._run, name=f"{_THREAD}, {step} ms", daemon=True).start()
 
     def stop(self) -> None:
         """Let the thread end, within a step; nothing is called back any more."""

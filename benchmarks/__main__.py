@@ -1,0 +1,22 @@
+"""``python -m benchmarks NAME``; without a name, all of them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+NAMES = ("wake", "waiters", "idle", "http")
+
+
+def main() -> int:
+    names = sys.argv[1:] or list(NAMES)
+    if unknown := [name for name in names if name not in NAMES]:
+        print(f"no such benchmark: {unknown[0]}; there are {', '.join(NAMES)}", file=sys.stderr)
+        return 2
+    for name in names:
+        importlib.import_module(f"benchmarks.{name}").main()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

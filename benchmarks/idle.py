@@ -1,0 +1,79 @@
+"""What a watcher costs while nobody waits, and what importing it costs, each beside a baseline."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import time
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+
+from benchmarks.table import show
+from litefs_watch import Settings, Watcher
+from litefs_watch.testing.fuse import fuse_available
+from litefs_watch.testing.node import SimulatedNode
+
+SECONDS = 10.0
+IMPORTS = 9
+
+
+async def busy(settings: Settings | None) -> float:
+    """The part of a core that this process uses over `SECONDS`, with a watcher, or (None) with nothing but a sleep."""
+    watcher = Watcher(settings) if settings else None
+    if watcher:
+        await watcher.start()
+        subscription = watcher.primary_changes()  # as an application has it
+        await asyncio.sleep(2)  # past the start
+    began, used = time.monotonic(), time.process_time()
+    await asyncio.sleep(SECONDS)
+    share = (time.process_time() - used) / (time.monotonic() - began)
+    if watcher:
+        subscription.close()
+        await watcher.stop()
+    return share
+
+
+def serve(connection: Connection, fuse: bool) -> None:
+    """The node is in a process of its own, so that only the watcher is measured."""
+    with SimulatedNode(fuse=fuse) as node:
+        connection.send(node.settings())
+        connection.recv()
+
+
+def watched(fuse: bool, **overrides: object) -> float:
+    here, there = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=serve, args=(there, fuse))
+    process.start()
+    settings = here.recv()
+    share = asyncio.run(busy(Settings(**(settings.model_dump() | overrides))))
+    here.send(None)
+    process.join()
+    return share
+
+
+def imported(statement: str) -> float:
+    """Milliseconds of processor time, median of `IMPORTS` new interpreters."""
+    program = f"import time; began = time.process_time(); {statement}; print(time.process_time() - began)"
+    runs = [float(subprocess.check_output([sys.executable, "-c", program])) for _ in range(IMPORTS)]
+    return statistics.median(runs) * 1e3
+
+
+def main() -> None:
+    rows = [["an event loop that sleeps", asyncio.run(busy(None))]]
+    rows.append(["Watcher, ordinary directory with event stream", watched(False)])
+    rows.append(["Watcher, ordinary directory without it", watched(False, api_url=None)])
+    if reason := fuse_available():
+        print(f"(no FUSE mount: {reason})")
+    else:
+        rows.append(["Watcher, FUSE mount with event stream", watched(True)])
+        rows.append(["Watcher, FUSE mount without it, data directory", watched(True, api_url=None)])
+    show(f"Idle, over {SECONDS:g} s", ["", "of a core"], [[name, f"{share:.2%}"] for name, share in rows])
+
+    libraries = "import anyio, pydantic; pydantic.BaseModel"
+    show(
+        "Importing (processor time)",
+        ["", "median"],
+        [[what, f"{imported(what):.0f} ms"] for what in (libraries, "import litefs_watch")],
+    )
