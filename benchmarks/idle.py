@@ -12,8 +12,7 @@ from multiprocessing.connection import Connection
 
 from benchmarks.table import show
 from litefs_watch import Settings, Watcher
-from litefs_watch.testing.fuse import fuse_available
-from litefs_watch.testing.node import SimulatedNode
+from litefs_watch.testing import SimulatedNode, fuse_available
 
 SECONDS = 10.0
 IMPORTS = 9
@@ -61,14 +60,14 @@ def imported(statement: str) -> float:
 
 
 def main() -> None:
-    rows = [["an event loop that sleeps", asyncio.run(busy(None))]]
-    rows.append(["Watcher, ordinary directory with event stream", watched(False)])
-    rows.append(["Watcher, ordinary directory without it", watched(False, api_url=None)])
+    rows: list[tuple[str, float]] = [("an event loop that sleeps", asyncio.run(busy(None)))]
+    rows.append(("Watcher, ordinary directory with event stream", watched(False)))
+    rows.append(("Watcher, ordinary directory without it", watched(False, api_url=None)))
     if reason := fuse_available():
         print(f"(no FUSE mount: {reason})")
     else:
-        rows.append(["Watcher, FUSE mount with event stream", watched(True)])
-        rows.append(["Watcher, FUSE mount without it, data directory", watched(True, api_url=None)])
+        rows.append(("Watcher, FUSE mount with event stream", watched(True)))
+        rows.append(("Watcher, FUSE mount without it, data directory", watched(True, api_url=None)))
     show(f"Idle, over {SECONDS:g} s", ["", "of a core"], [[name, f"{share:.2%}"] for name, share in rows])
 
     libraries = "import anyio, pydantic; pydantic.BaseModel"

@@ -81,18 +81,17 @@ class TxWaiters:
     def publish(self, database: str, position: Position) -> int:
         """Wake those that ``position`` satisfies, the lowest TXID first. Returns how many they were."""
         queue = self._queues.get(database)
-        if queue is None or queue[-1].txid > position.txid:
-            return 0
-        first = bisect_left(queue, -position.txid, key=lambda waiter: -waiter.txid)
-        due = queue[first:]
-        del queue[first:]
-        self._count -= len(due)
-        if not queue:
-            del self._queues[database]
-        for waiter in reversed(due):
+        woken = 0
+        while queue and queue[-1].txid <= position.txid:
+            waiter = queue.pop()
             waiter.position = position
             waiter.wake()
-        return len(due)
+            woken += 1
+        if woken:
+            self._count -= woken
+            if not queue:
+                del self._queues[database]
+        return woken
 
     def close(self) -> None:
         """Wake everybody empty-handed."""
@@ -265,6 +264,8 @@ class Subscriptions:
         return subscription
 
     def publish(self, change: Change) -> None:
+        if not self._all:
+            return
         for subscription in list(self._all):
             if subscription.closed:
                 self._all.discard(subscription)

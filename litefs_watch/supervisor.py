@@ -111,7 +111,8 @@ class Supervisor:
 
     def _report(self, reading: Reading) -> None:
         self._answered_at = time.monotonic()
-        self._answered.set()
+        if not self._answered.is_set():
+            self._answered.set()
         self._publish(reading)
 
     def _look_and_stir(self) -> None:

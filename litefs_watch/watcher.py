@@ -165,7 +165,7 @@ class Watcher:
                     supervisor.look(reading.database)
                 else:
                     supervisor.look_at(self._state.look_again_at)
-            if supervisor.answered and self._state.settled:
+            if not self._ready.is_set() and supervisor.answered and self._state.settled:
                 self._ready.set()
 
     def _known_databases(self) -> set[str]:
@@ -277,8 +277,7 @@ class Watcher:
             self._tx_waiters.add(waiter)
             try:
                 self._supervisor.hurry(name)
-                with anyio.move_on_after(timeout):
-                    await event.wait()
+                await _wait(event, timeout)
             finally:
                 self._tx_waiters.discard(waiter)
         if waiter.position is not None:
@@ -312,8 +311,7 @@ class Watcher:
         if timeout is None or timeout > 0:
             self._role_waiters.add(waiter)
             try:
-                with anyio.move_on_after(timeout):
-                    await event.wait()
+                await _wait(event, timeout)
             finally:
                 self._role_waiters.discard(waiter)
         if waiter.reached is not None:
@@ -341,6 +339,14 @@ class Watcher:
     def _subscribe(self, subscription: Subscription[ChangeT]) -> Subscription[ChangeT]:
         self._check_running()
         return self._subscriptions.add(subscription)
+
+
+async def _wait(event: anyio.Event, timeout: float | None) -> None:
+    if timeout is None:
+        await event.wait()
+    else:
+        with anyio.move_on_after(timeout):
+            await event.wait()
 
 
 def _spawn(function: Callable[[], Awaitable[None]]) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from litefs_watch.errors import WireError
 from litefs_watch.position import Position, check_database_name
@@ -19,7 +19,6 @@ LINE_LIMIT = 64 * 1024
 """Bytes in one line of the stream. LiteFS's are under 400; a database's name is at most 255 bytes."""
 
 _SHOWN = 80
-_HEX16 = re.compile(r"[0-9a-fA-F]{16}")
 _LAG = re.compile(rb"[+-][0-9]{1,18}\n?")
 
 
@@ -55,17 +54,11 @@ def parse_lag(raw: bytes) -> int:
     return int(raw)
 
 
-def _hex16(value: Any) -> int:
-    if isinstance(value, str) and _HEX16.fullmatch(value):
-        return int(value, 16)
-    raise ValueError("not 16 hexadecimal digits")
-
-
 def _hostname(value: str | None) -> str | None:
     return check_hostname(value) if value else None
 
 
-_Number = Annotated[int, BeforeValidator(_hex16)]
+_Hex16 = Annotated[str, Field(pattern="^[0-9a-fA-F]{16}$")]
 _Hostname = Annotated[str | None, AfterValidator(_hostname)]
 
 
@@ -79,12 +72,12 @@ class RoleData(_Wire):
 
 
 class TxData(_Wire):
-    txid: _Number = Field(alias="txID")
-    checksum: _Number = Field(alias="postApplyChecksum")
+    txid: _Hex16 = Field(alias="txID")
+    checksum: _Hex16 = Field(alias="postApplyChecksum")
 
     @property
     def position(self) -> Position:
-        return Position(self.txid, self.checksum)
+        return Position(int(self.txid, 16), int(self.checksum, 16))
 
 
 class Init(_Wire):
@@ -170,15 +163,15 @@ class LineDecoder:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The lines that are whole now. The iterator must be exhausted before the next call."""
-        *lines, rest = (self._rest + data).split(b"\n")
-        self._rest = rest
+        *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            self._check(line)
+            if len(line) > self._limit:
+                raise self._too_long(line)
             if line := line.strip(b"\r \t"):
                 yield line
-        self._check(rest)
+        if len(self._rest) > self._limit:
+            raise self._too_long(self._rest)
 
-    def _check(self, line: bytes) -> None:
-        if len(line) > self._limit:
-            self._rest = b""
-            raise WireError(f"a line longer than {self._limit:,} bytes: {show(line)}")
+    def _too_long(self, line: bytes) -> WireError:
+        self._rest = b""
+        return WireError(f"a line longer than {self._limit:,} bytes: {show(line)}")

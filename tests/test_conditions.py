@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from itertools import pairwise
 
 import anyio
 import pytest
@@ -98,7 +99,7 @@ def queue() -> ChangeQueue[TxChange | PrimaryChange]:
 
 
 def drain(changes: ChangeQueue[TxChange | PrimaryChange]) -> list[TxChange | PrimaryChange]:
-    return [change for change in iter(changes.take, None)]
+    return list(iter(changes.take, None))
 
 
 def test_transactions_coalesce_to_the_newest_of_each_database() -> None:
@@ -141,7 +142,7 @@ def test_what_a_subscriber_sees_is_one_chain(positions: list[int], takes: list[b
             seen.append(changes.take())
     seen += drain(changes)
     chain = [change for change in seen if isinstance(change, TxChange)]
-    assert all(a.position == b.previous for a, b in zip(chain, chain[1:], strict=False))
+    assert all(a.position == b.previous for a, b in pairwise(chain))
     assert all(change.position != change.previous for change in chain)
     if chain:
         assert chain[0].previous is None
@@ -158,7 +159,7 @@ async def test_a_subscription_yields_what_came_before_and_after_the_first_look()
 
         async def follow() -> None:
             async for change in subscription:
-                got.append(change)
+                got.append(change)  # noqa: PERF401 - one by one is the point
 
         tasks.start_soon(follow)
         await anyio.wait_all_tasks_blocked()
@@ -180,7 +181,7 @@ async def test_two_who_iterate_one_subscription_are_both_woken() -> None:
 
         async def follow() -> None:
             async for change in subscription:
-                got.append(change)
+                got.append(change)  # noqa: PERF401 - one by one is the point
 
         tasks.start_soon(follow)
         tasks.start_soon(follow)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -64,9 +65,9 @@ def test_unknown_fields_and_types_are_no_errors() -> None:
         (b"{}", "type"),
         (b'"tx"', "object"),
         (b'{"type":"tx"}', "db"),
-        (TX.replace(b"0000000000000002", b"2"), "16 hexadecimal digits"),
-        (TX.replace(b'"0000000000000002"', b"2"), "16 hexadecimal digits"),
-        (TX.replace(b"0000000000000002", b"-000000000000002"), "16 hexadecimal digits"),
+        (TX.replace(b"0000000000000002", b"2"), "{16}"),
+        (TX.replace(b'"0000000000000002"', b"2"), "string"),
+        (TX.replace(b"0000000000000002", b"-000000000000002"), "{16}"),
         (TX.replace(b"app.db", b"../app.db"), "file name"),
         (b'{"type":"init","data":{"isPrimary":"yes"}}', "boolean"),
         (b'{"type":"init","data":{"isPrimary":false,"hostname":"a\\nb"}}', "hostname"),
@@ -91,10 +92,8 @@ def test_a_line_that_is_no_event_says_what_was_seen(line: bytes, what: str) -> N
 )
 def test_any_line_is_an_event_or_a_wire_error(line: bytes) -> None:
     """No byte string, and no JSON, does anything else."""
-    try:
+    with suppress(WireError):
         assert isinstance(parse_event(line), Init | Tx | PrimaryChanged | Unknown)
-    except WireError:
-        pass
 
 
 @given(st.lists(st.binary(max_size=20).map(lambda raw: raw.replace(b"\n", b"")), max_size=8), st.data())
@@ -155,7 +154,17 @@ def test_lag_is_signed_milliseconds(raw: bytes, milliseconds: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"\n", b"+\n", b"12\n", b"+1.5\n", b"+0000000000000000000001\n", b"+1\n+2\n", "+١\n".encode()]
+    "raw",
+    [
+        b"",
+        b"\n",
+        b"+\n",
+        b"12\n",
+        b"+1.5\n",
+        b"+0000000000000000000001\n",
+        b"+1\n+2\n",
+        "+\N{ARABIC-INDIC DIGIT ONE}\n".encode(),
+    ],
 )
 def test_what_is_no_lag_is_a_wire_error(raw: bytes) -> None:
     """Garbage in .lag is no number."""
@@ -178,6 +187,7 @@ def test_any_bytes_in_the_small_files_are_a_value_or_a_wire_error(raw: bytes) ->
 def test_info_tells_the_data_directory() -> None:
     """As LiteFS 0.5 prints it."""
     info = parse_info(
-        b'{\n  "clusterID": "LFSC1",\n  "isPrimary": true,\n  "candidate": true,\n  "path": "/data",\n  "primary": {"hostname": "a"}\n}\n'
+        b'{\n  "clusterID": "LFSC1",\n  "isPrimary": true,\n  "candidate": true,\n'
+        b'  "path": "/data",\n  "primary": {"hostname": "a"}\n}\n'
     )
     assert (info.is_primary, info.candidate, info.path, info.primary.hostname) == (True, True, "/data", "a")

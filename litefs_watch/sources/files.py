@@ -65,7 +65,7 @@ class FolderWatch:
         litefs_dir: Path,
         data_dir: Path | None,
         *,
-        look: Callable[[], None],
+        look: Callable[[str | None], None],
         look_at: Callable[[float], None],
         expect: Callable[[str, int], None],
         databases: Callable[[], set[str]],
@@ -178,26 +178,36 @@ class FolderWatch:
             self._slow = None
 
     def _changed(self, paths: list[str]) -> None:
-        expected: dict[str, int] = {}
         if self._on_data:
-            for path in paths:
-                folder, name = os.path.split(path)
-                if match := _LTX.fullmatch(name):
-                    database = os.path.basename(os.path.dirname(folder))
-                    expected[database] = max(expected.get(database, 0), int(match[1], 16))
-                else:
-                    self._check_at = 0.0  # a database came or went
-                    self.stir()
+            self._data_changed(paths)
+            return
+        names = {os.path.basename(path) for path in paths}
+        databases = {name.removesuffix("-pos") for name in names if name.endswith("-pos") and not name.startswith(".")}
+        for database in databases:
+            self._look(database)
+        if not databases or not names.isdisjoint((".primary", ".lag")):
+            self._look(None)
+
+    def _data_changed(self, paths: list[str]) -> None:
+        expected: dict[str, int] = {}
+        for path in paths:
+            folder, name = os.path.split(path)
+            if match := _LTX.fullmatch(name):
+                database = os.path.basename(os.path.dirname(folder))
+                expected[database] = max(expected.get(database, 0), int(match[1], 16))
+            else:
+                self._check_at = 0.0  # a database came or went
+                self.stir()
         for database, txid in expected.items():
             self._expect(database, txid)
         if not expected:
-            self._look()
+            self._look(None)
 
     def _failed(self, reason: str) -> None:
         self._failure = reason
         self._folders = {}
         self.health.down(reason)
-        self._look()
+        self._look(None)
 
 
 def _identify(paths: list[Path]) -> Folders:

@@ -18,7 +18,7 @@ from litefs_watch.errors import WireError
 from litefs_watch.readings import Reading, RoleEvent, StreamEnded, TxEvent
 from litefs_watch.sources import Health
 from litefs_watch.sources.http import HTTP_ERRORS, Response, request
-from litefs_watch.wire import Event, Init, LineDecoder, PrimaryChanged, Tx, Unknown, parse_event, parse_info
+from litefs_watch.wire import Event, Init, LineDecoder, PrimaryChanged, Tx, parse_event, parse_info
 
 FIRST_PAUSE = 0.05
 """Seconds before the first attempt to reconnect; each next pause is twice as long, with up to half of it taken off."""
@@ -101,15 +101,23 @@ class EventStream:
             raise TimeoutError(f"{api_url}/events sent no whole line within {ANSWER_TIMEOUT:g} s")
 
     def _take(self, line: bytes, received: float, api_url: str) -> None:
+        alive = self.health.alive
         try:
             event = parse_event(line)
         except WireError as error:
-            if not self.health.alive:
+            if not alive:
                 raise
             self.health.fault(str(error))
             self._look()
             return
         self.events += 1
+        if isinstance(event, Tx) and alive:
+            self._report(TxEvent(received, event.database, event.data.position))
+        else:
+            self._take_other(event, received, api_url)
+        self.health.fault(None)
+
+    def _take_other(self, event: Event, received: float, api_url: str) -> None:
         if not self.health.alive:
             if not isinstance(event, Init):
                 raise WireError(f"{api_url}/events began with {event.type!r} instead of 'init': is this LiteFS?")
@@ -117,21 +125,12 @@ class EventStream:
             self.connections += 1
             self.health.up(f"connected to {api_url}/events")
             self._tasks.start_soon(self._fetch_data_dir, api_url)
-        self.health.fault(None)
-        self._state(event, received)
+        if isinstance(event, Init | PrimaryChanged):
+            first = isinstance(event, Init)
+            self._report(RoleEvent(received, event.data.is_primary, event.data.hostname, first))
+        if not isinstance(event, PrimaryChanged):
+            self._look()  # `init` carries no positions; and an unknown event may mean anything
         self.attempted = True
-
-    def _state(self, event: Event, received: float) -> None:
-        match event:
-            case Tx():
-                self._report(TxEvent(received, event.database, event.data.position))
-            case Init() | PrimaryChanged():
-                first = isinstance(event, Init)
-                self._report(RoleEvent(received, event.data.is_primary, event.data.hostname, first))
-                if first:
-                    self._look()
-            case Unknown():
-                self._look()
 
     async def _fetch_data_dir(self, api_url: str) -> None:
         """Learn where LiteFS keeps its data: the second choice, for when this stream is away."""
