@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import socket
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -144,7 +143,7 @@ class Settings(BaseModel):
     @cached_property
     def node_name(self) -> str:
         """This node's hostname: ``hostname``, else ``FLY_MACHINE_ID``, else the machine's (LiteFS's own default)."""
-        return self.hostname or os.environ.get("FLY_MACHINE_ID") or socket.gethostname()
+        return self.hostname or os.environ.get("FLY_MACHINE_ID") or os.uname().nodename
 
     def database_or_default(self, database: str | None) -> str:
         """The database that a call means. Raises `ConfigError` when none is named, or the name can't be one."""

@@ -211,7 +211,7 @@ async def test_leaving_the_context_ends_the_subscription() -> None:
 def test_a_dropped_subscription_is_gone() -> None:
     """A loop that was left with ``break`` does not collect changes for ever."""
     subscriptions = Subscriptions()
-    reference = weakref.ref(subscriptions.add(Subscription((TxChange,))))
+    reference = weakref.ref(subscriptions.add(Subscription[TxChange]((TxChange,))))
     gc.collect()
     assert reference() is None
     assert len(subscriptions) == 0

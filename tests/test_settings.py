@@ -100,7 +100,7 @@ def test_what_can_not_work_is_a_config_error(options: dict[str, Any], what: str)
 def test_settings_are_frozen() -> None:
     """One node's settings do not change while it is watched."""
     with pytest.raises(ValueError, match="frozen"):
-        Settings("/litefs").database = "b.db"  # type: ignore[misc]
+        Settings("/litefs").database = "b.db"
 
 
 def test_this_node_is_named_as_litefs_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,7 +134,8 @@ others = st.sampled_from([StreamEnded(0.0), Silence(0.0), TxEvent(0.0, DB, Posit
 def test_any_readings_keep_the_invariants(sequence: list[tuple[float, Reading]]) -> None:
     """A node never is its own replica; only a replica has a primary; each change starts where the last one ended."""
     state = NodeState("me", SETTLE)
-    clock, before = 0.0, (Role.UNKNOWN, None)
+    clock = 0.0
+    before: tuple[Role, str | None] = (Role.UNKNOWN, None)
     for pause, reading in sequence:
         clock += pause
         fields = {name: getattr(reading, name) for name in reading.__slots__} | {"began": clock}

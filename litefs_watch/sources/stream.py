@@ -79,6 +79,8 @@ class EventStream:
             reason = f"{api_url}/events ended"
         except HTTP_ERRORS as error:
             reason = str(error) or type(error).__name__
+            if api_url not in reason:
+                reason = f"{api_url}/events: {reason}"
         now = time.monotonic()
         lived = now - self._opened_at if self.health.alive else 0.0
         was_open = self.health.alive
@@ -107,7 +109,7 @@ class EventStream:
         except WireError as error:
             if not alive:
                 raise
-            self.health.fault(str(error))
+            self.health.fault(f"{api_url}/events: {error}")
             self._look()
             return
         self.events += 1

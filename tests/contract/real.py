@@ -103,9 +103,6 @@ class RealNode:
             self._process.wait(timeout=20)
             self._process = None
 
-    def restart(self) -> None:
-        self.start()
-
     def freeze(self) -> None:
         self._signal(signal.SIGSTOP)
 
@@ -162,6 +159,9 @@ class RealPair:
     def drop_database(self, database: str) -> Position:
         (self.primary.litefs_dir / database).unlink()
         return self.primary.position(database)
+
+    def restart(self, node: RealNode) -> None:
+        node.start()
 
     def close(self) -> None:
         self.replica.close()
