@@ -1,0 +1,109 @@
+"""The README's code is run, and its promises are kept in step with the repository."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from litefs_watch import Settings
+from litefs_watch.testing import SimulatedNode
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def block(words: str) -> str:
+    (found,) = [code for code in BLOCKS if words in code]
+    return str(found)
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedNode]:
+    """A node, and the environment variables that tell where it is."""
+    with SimulatedNode() as node:
+        monkeypatch.setenv("LITEFS_DIR", str(node.litefs_dir))
+        monkeypatch.setenv("DATABASE_FILENAME", "app.db")
+        monkeypatch.setenv("LITEFS_API_URL", node.api_url)
+        yield node
+
+
+def run(code: str, environment: dict[str, str]) -> str:
+    """In an interpreter of its own, with warnings as errors."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_fastapi_example_runs(environment: SimulatedNode) -> None:
+    """As it stands, under its lifespan."""
+    module: dict[str, Any] = {}
+    exec(compile(block("FastAPI(lifespan"), "README.md", "exec", dont_inherit=True), module)
+    environment.commit()
+    with TestClient(module["app"]) as client:
+        assert client.get("/orders?after=2").json() == {"at": 2, "primary": None, "pending": 0}
+
+
+def test_the_example_is_short() -> None:
+    """Twelve lines of code, blank ones aside."""
+    assert len([line for line in block("FastAPI(lifespan").splitlines() if line.strip()]) <= 12
+
+
+def test_the_second_example_runs(environment: SimulatedNode) -> None:
+    """On a node whose directory stands for /litefs."""
+    code = block("asyncio" if "asyncio.run" in README else "anyio.run(main)")
+    settings = f'Settings({str(environment.litefs_dir)!r}, "app.db", api_url={environment.api_url!r})'
+    assert 'Settings("/litefs", "app.db")' in code
+    output = run(code.replace('Settings("/litefs", "app.db")', settings), {})
+    assert "primary 1 0000000000000001/" in output
+    assert "did not reach transaction 2 within 0.1 s" in output
+
+
+def test_the_cluster_example_runs() -> None:
+    """A row written on the primary is read on the replica."""
+    assert run(block("SimulatedCluster(size=2"), {}) == "(1,)\n"
+
+
+def test_every_python_block_is_run_here() -> None:
+    """A new example needs a test of its own."""
+    assert len(BLOCKS) == 3
+
+
+def test_the_settings_table_has_every_setting() -> None:
+    """And no other."""
+    table = README.split("## Settings")[1].split("## ")[0]
+    rows = {name for row in table.splitlines() if row.startswith("| `") for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert rows == set(Settings.model_fields)
+
+
+def test_the_two_commands_open_the_readme() -> None:
+    """Word by word, before anything else that one could type."""
+    commands = re.findall(r"```console\n(.*?)\n```", README, re.DOTALL)
+    assert commands[:2] == [
+        "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]' && .venv/bin/litefs-watch demo",
+        "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest",
+    ]
+
+
+def test_importing_the_package_imports_nothing_optional() -> None:
+    """Neither a framework nor the command's libraries nor the parts that watch: those come with the first watcher."""
+    code = "import sys, litefs_watch; print(*sorted(name.partition('.')[0] for name in sys.modules))"
+    names = set(run(code, {}).split())
+    assert not names & {"click", "rich", "pytest", "starlette", "fastapi", "django", "flask", "trio", "watchfiles", "h11"}
+
+
+def test_the_core_has_four_dependencies() -> None:
+    """All else is an extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {re.split(r"[<>=~ ]", name)[0] for name in project["dependencies"]} == {"anyio", "watchfiles", "pydantic", "h11"}
