@@ -70,7 +70,16 @@ def asynchronous(command: Callable[..., Coroutine[Any, Any, int]]) -> Callable[.
 
     @functools.wraps(command)
     def run_it(**options: Any) -> int:
-        return anyio.run(functools.partial(command, **options))
+        try:
+            try:
+                status = anyio.run(functools.partial(command, **options))
+                sys.stdout.flush()
+            except BaseExceptionGroup as group:
+                raise _first(group) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+            return BROKEN_PIPE
+        return status
 
     return run_it
 
@@ -82,19 +91,12 @@ def run(arguments: list[str] | None = None) -> int:
     for module in (status, watch, wait, primary, demo):
         app.add_command(module.command)
     try:
-        try:
-            result = app.main(arguments, prog_name="litefs-watch", standalone_mode=False)
-            sys.stdout.flush()
-        except BaseExceptionGroup as group:
-            raise _first(group) from None
+        result = app.main(arguments, prog_name="litefs-watch", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
-        return BROKEN_PIPE
     except ConfigError as error:
         return _complain(error, 2)
     except WaitTimeout as error:
