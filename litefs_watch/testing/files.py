@@ -1,0 +1,205 @@
+"""What LiteFS shows in its mount, and how it lays out its data directory.
+
+Two things can stand in for the mount: `OrdinaryDirectory`, in which each file is replaced whole, and
+`litefs_watch.testing.fuse.FuseMount`, on which inotify is as silent as on LiteFS itself. The node talks to both in the same
+words, the `Mount` protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+from collections import deque
+from pathlib import Path
+from typing import Protocol
+
+from litefs_watch.position import Position
+
+LAG_UNKNOWN_MS = 2**31 - 1
+"""Milliseconds in ``.lag`` before the first replication, and right after a demotion (LiteFS's ``fuse/lag_node.go``)."""
+DROPPED_CHECKSUM = 1 << 63
+"""The checksum of a database that was dropped: LiteFS's ``ltx.ChecksumFlag`` and nothing else."""
+LTX_KEPT = 10
+"""LTX files that stay for each database; LiteFS itself keeps ten minutes of them (``data.retention``)."""
+
+
+def position_text(position: Position) -> bytes:
+    """The 34 bytes of ``DB-pos``."""
+    return f"{position}\n".encode()
+
+
+def primary_text(hostname: str) -> bytes:
+    """The bytes of ``.primary``: just a newline where the primary has no name."""
+    return f"{hostname}\n".encode()
+
+
+def lag_text(milliseconds: int) -> bytes:
+    """The 11 bytes of ``.lag``."""
+    return b"%+010d\n" % milliseconds
+
+
+def empty_database() -> bytes:
+    """The bytes of an SQLite database of one page and no tables."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("PRAGMA user_version = 0")
+        return connection.serialize()
+
+
+class Mount(Protocol):
+    """What stands in for LiteFS's mount."""
+
+    def start(self) -> None: ...
+
+    def show(self, name: str, content: bytes, *, listed: bool = True) -> None:
+        """There is a file of this name and content, from before this returns.
+
+        With ``listed=False`` the directory does not show it, where the mount is able to do that; it can be opened.
+        """
+
+    def show_lag(self, milliseconds: int, since: float | None) -> None:
+        """``.lag`` is that many milliseconds; it grows from ``since`` on (seconds, monotonic clock) unless that is None."""
+
+    def link(self, name: str, target: Path) -> None:
+        """The SQLite database of this name is at ``target``."""
+
+    def hide(self, name: str) -> None:
+        """There is no file of this name. No error where there was none."""
+
+    def freeze(self) -> None: ...
+
+    def thaw(self) -> None: ...
+
+    def stop(self) -> None:
+        """A clean stop: an empty ordinary directory stays."""
+
+    def kill(self) -> None:
+        """What SIGKILL leaves behind."""
+
+
+class Staging:
+    """Puts whole files into other directories of the same disk, each by one rename."""
+
+    # A rename over an existing file makes ext4 write the new one's data out at once (its 'auto_da_alloc'), which takes ten
+    # times as long as all the rest of a commit, unless that data is on the disk already. So files are used again, in turn:
+    # enough of them that a reader is done with one before it is written anew.
+    _SPARES = 4
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = str(directory)
+        self._turn: dict[str, int] = {}
+
+    def start(self) -> None:
+        os.makedirs(self._directory, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._directory}/next")
+        self.ltx = f"{self._directory}/ltx"
+        """What stands in for the content of every LTX file."""
+        with open(self.ltx, "wb") as file:
+            file.write(b"LTX1")
+
+    def place(self, target: str, content: bytes) -> None:
+        """Make ``target`` a file with this content, in one step for whoever reads it."""
+        name = os.path.basename(target)
+        turn = self._turn[name] = (self._turn.get(name, 0) + 1) % self._SPARES
+        spare = f"{self._directory}/{name}.{turn}"
+        descriptor = os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(descriptor, content)
+            os.ftruncate(descriptor, len(content))
+        finally:
+            os.close(descriptor)
+        self.place_link(spare, target)
+
+    def place_link(self, source: str, target: str) -> None:
+        """Rename another link to ``source`` into place."""
+        following = f"{self._directory}/next"
+        os.link(source, following)
+        os.replace(following, target)
+
+    def remove(self) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+class OrdinaryDirectory:
+    """A plain directory with LiteFS's files in it. Each is replaced whole, so no reader sees half of one."""
+
+    def __init__(self, directory: Path, staging: Staging) -> None:
+        self._directory = directory
+        self._staging = staging
+        self._shown: dict[str, bytes] = {}
+
+    def start(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+
+    def show(self, name: str, content: bytes, *, listed: bool = True) -> None:
+        if self._shown.get(name) != content:
+            self._staging.place(f"{self._directory}/{name}", content)
+            self._shown[name] = content
+
+    def show_lag(self, milliseconds: int, since: float | None) -> None:
+        self.show(".lag", lag_text(milliseconds))
+
+    def link(self, name: str, target: Path) -> None:
+        self.hide(name)
+        (self._directory / name).symlink_to(target)
+        self._shown[name] = b""
+
+    def hide(self, name: str) -> None:
+        self._shown.pop(name, None)
+        (self._directory / name).unlink(missing_ok=True)
+
+    def freeze(self) -> None:
+        """Nothing: the node itself changes no file while it is frozen."""
+
+    def thaw(self) -> None:
+        """Nothing, as for `freeze`."""
+
+    def stop(self) -> None:
+        # LiteFS's mount is gone at once. Here no reader shall meet a position without '.primary', and take it for a primary's.
+        for name in [*(self._shown.keys() - {".primary", ".lag"}), ".primary", ".lag"]:
+            self.hide(name)
+
+    def kill(self) -> None:
+        """Nothing: a dead process's files stay as they are."""
+
+
+class DataDirectory:
+    """LiteFS's ``data.dir``: for each database its SQLite file, and a folder of LTX files.
+
+    A database's file is ``dbs/DB/database``; the mount only links to it. So it outlives a stopped node, as with LiteFS.
+    """
+
+    def __init__(self, directory: Path, staging: Staging) -> None:
+        self.path = directory
+        self._staging = staging
+        self._kept: dict[str, deque[str]] = {}
+
+    def database_path(self, database: str) -> Path:
+        return self.path / "dbs" / database / "database"
+
+    def create(self, database: str) -> Path:
+        """The path of the database's file; an empty database is made where there is none."""
+        path = self.database_path(database)
+        (path.parent / "ltx").mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_bytes(empty_database())
+        return path
+
+    def add_ltx(self, database: str, first: int, last: int) -> None:
+        """Rename an LTX file for the TXIDs ``first`` to ``last`` into place. Its content is a stand-in."""
+        path = f"{self.path}/dbs/{database}/ltx/{first:016x}-{last:016x}.ltx"
+        kept = self._kept.setdefault(database, deque())
+        if path in kept:  # history went back, and comes here again
+            kept.remove(path)
+            os.unlink(path)
+        self._staging.place_link(self._staging.ltx, path)
+        kept.append(path)
+        if len(kept) > LTX_KEPT:
+            os.unlink(kept.popleft())
+
+    def drop(self, database: str) -> None:
+        """Remove the database's SQLite files; its LTX files stay."""
+        for path in (self.path / "dbs" / database).glob("database*"):
+            path.unlink(missing_ok=True)
