@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 
 from litefs_watch.errors import WireError
 from litefs_watch.readings import Reading, RoleEvent, StreamEnded, TxEvent
@@ -99,6 +100,7 @@ class EventStream:
                 for line in decoder.feed(chunk):
                     self._take(line, received, api_url)
                     patience.deadline = float("inf")  # `init` has come
+                await anyio.lowlevel.checkpoint()  # whoever was woken goes first; getting ready for more can wait
         if patience.cancelled_caught:
             raise TimeoutError(f"{api_url}/events sent no whole line within {ANSWER_TIMEOUT:g} s")
 
