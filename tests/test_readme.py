@@ -83,7 +83,9 @@ def test_every_python_block_is_run_here() -> None:
 def test_the_settings_table_has_every_setting() -> None:
     """And no other."""
     table = README.split("## Settings")[1].split("## ")[0]
-    rows = {name for row in table.splitlines() if row.startswith("| `") for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    rows = {
+        name for row in table.splitlines() if row.startswith("| `") for name in re.findall(r"`(\w+)`", row.split("|")[1])
+    }
     assert rows == set(Settings.model_fields)
 
 
