@@ -8,6 +8,7 @@ A map of the package, in the order of the data::
     conditions      who waits for what, and how they are woken
     supervisor      keeps the sources running
     watcher         Watcher: what applications call
+    blocking        BlockingWatcher: the same for threads
 
     settings, position, wire, errors, status    the values in between
     cli, testing, pytest_plugin                 the command, the simulated node and cluster, fixtures
@@ -15,6 +16,7 @@ A map of the package, in the order of the data::
 What is not exported here is in a module of its own, imported only by who uses it.
 """
 
+from litefs_watch.blocking import BlockingWatcher
 from litefs_watch.conditions import Subscription
 from litefs_watch.errors import (
     ConfigError,
@@ -32,6 +34,7 @@ from litefs_watch.status import Statistics, Status
 from litefs_watch.watcher import Watcher
 
 __all__ = [
+    "BlockingWatcher",
     "ConfigError",
     "LiteFSWatchError",
     "NoPrimary",

@@ -78,6 +78,11 @@ class Supervisor:
         return self._reread.looked and self._stream.attempted
 
     @property
+    def streaming(self) -> bool:
+        """Whether LiteFS's event stream is open."""
+        return self._stream.health.alive
+
+    @property
     def status(self) -> dict[str, SourceStatus]:
         return {name: source.health.status for name, source in self._sources.items()}
 

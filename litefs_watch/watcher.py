@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("litefs_watch")
 
-_KNOWN_PRIMARY = frozenset((Role.PRIMARY, Role.REPLICA))
+KNOWN_PRIMARY = frozenset((Role.PRIMARY, Role.REPLICA))
 
 
 class Watcher:
@@ -72,7 +72,7 @@ class Watcher:
                 settings.litefs_dir,
                 publish=self._publish,
                 known=self._known_databases,
-                awaited=lambda: self._tx_waiters.databases,
+                awaited=self._awaited_databases,
             )
 
     # Starting and stopping.
@@ -153,12 +153,7 @@ class Watcher:
     def _publish(self, reading: Reading) -> None:
         changes = self._state.apply(reading)
         for change in changes:
-            if isinstance(change, TxChange):
-                self._wakes += self._tx_waiters.publish(change.database, change.position)
-            else:
-                logger.info("role: %s%s", change.role, f" of {change.primary}" if change.primary else "")
-                self._wakes += self._role_waiters.publish(change)
-            self._subscriptions.publish(change)
+            self._announce(change)
         if (supervisor := self._supervisor) is not None:
             if self._state.look_again_at is not None:
                 if isinstance(reading, TxEvent):
@@ -167,6 +162,18 @@ class Watcher:
                     supervisor.look_at(self._state.look_again_at)
             if not self._ready.is_set() and supervisor.answered and self._state.settled:
                 self._ready.set()
+
+    def _announce(self, change: TxChange | PrimaryChange) -> None:
+        """Wake those whom a change concerns."""
+        if isinstance(change, TxChange):
+            self._wakes += self._tx_waiters.publish(change.database, change.position)
+        else:
+            logger.info("role: %s%s", change.role, f" of {change.primary}" if change.primary else "")
+            self._wakes += self._role_waiters.publish(change)
+        self._subscriptions.publish(change)
+
+    def _awaited_databases(self) -> frozenset[str]:
+        return self._tx_waiters.databases
 
     def _known_databases(self) -> set[str]:
         return self._state.positions.keys() | ({self.settings.database} if self.settings.database else set())
@@ -284,18 +291,14 @@ class Watcher:
             return waiter.position
         if waiter.closed:
             raise WatcherClosed(f"the watcher was stopped while transaction {txid} of {name} was waited for")
-        here = self._state.positions.get(name)
-        seen = f"is at {here.txid}" if here else "has not been seen"
-        raise WaitTimeout(
-            f"{name} did not reach transaction {txid} within {timeout:g} s: it {seen}; this node is {self._who()}"
-        )
+        raise self._late(name, txid, timeout)
 
     async def wait_for_primary(self, *, timeout: float | None = None) -> str | None:
         """Wait until a primary is known. Returns its hostname; None where it is this node (or has no name: see `role`).
 
         Raises `WaitTimeout` after ``timeout`` seconds, and `WatcherClosed`.
         """
-        return await self._wait_for_role(_KNOWN_PRIMARY, timeout, "no primary is known")
+        return await self._wait_for_role(KNOWN_PRIMARY, timeout, "no primary is known")
 
     async def wait_for_role(self, role: Role | str, *, timeout: float | None = None) -> None:
         """Wait until this node has that role. Raises `WaitTimeout` after ``timeout`` seconds, and `WatcherClosed`."""
@@ -319,6 +322,13 @@ class Watcher:
         if waiter.closed:
             raise WatcherClosed("the watcher was stopped while a role was waited for")
         raise WaitTimeout(f"{what} within {timeout:g} s; it is {self._who()}")
+
+    def _late(self, database: str, txid: int, timeout: float | None) -> WaitTimeout:
+        here = self._state.positions.get(database)
+        seen = f"is at {here.txid}" if here else "has not been seen"
+        return WaitTimeout(
+            f"{database} did not reach transaction {txid} within {timeout:g} s: it {seen}; this node is {self._who()}"
+        )
 
     def _who(self) -> str:
         return f"{self.role} of {self.primary}" if self.primary else str(self.role)

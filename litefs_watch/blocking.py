@@ -1,0 +1,428 @@
+"""The watcher for threads: synchronous applications, and whatever has no event loop.
+
+One daemon thread in each process runs a `Watcher`; the calls here never enter its event loop to wait. What is known is
+read without a lock. Who must wait is put into a queue under a lock, and the watcher's thread wakes it: 'is it there? else
+wake me' and 'it is there now: wake them' are each done with that lock held, so no wake-up is lost.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Generic, Self
+
+import anyio
+from anyio.lowlevel import EventLoopToken, current_token
+
+from litefs_watch.conditions import ChangeQueue, ChangeT, RoleWaiter, RoleWaiters, TxWaiter, TxWaiters
+from litefs_watch.errors import WaitTimeout, WatcherClosed
+from litefs_watch.position import TXID_MAX, Position, check_txid
+from litefs_watch.settings import Settings, check_timeout
+from litefs_watch.sources.thread import call_soon
+from litefs_watch.state import PrimaryChange, Role, TxChange
+from litefs_watch.status import Statistics, Status
+from litefs_watch.watcher import KNOWN_PRIMARY, Watcher
+
+logger = logging.getLogger("litefs_watch")
+
+_START_LIMIT = 10.0  # seconds; a watcher starts within 5, and an event loop within less
+
+
+class _Inner(Watcher):
+    """The watcher in the thread, which also wakes those who wait outside of it."""
+
+    def __init__(self, settings: Settings | None) -> None:
+        self.lock = threading.Lock()
+        self.blocked_on_tx = TxWaiters()
+        self.blocked_on_role = RoleWaiters()
+        self.blocking_subscriptions: weakref.WeakSet[BlockingSubscription[TxChange | PrimaryChange]] = weakref.WeakSet()
+        self.callbacks: list[Callable[[PrimaryChange], object]] = []
+        super().__init__(settings)
+
+    def _announce(self, change: TxChange | PrimaryChange) -> None:
+        super()._announce(change)
+        with self.lock:
+            if isinstance(change, TxChange):
+                self._wakes += self.blocked_on_tx.publish(change.database, change.position)
+            else:
+                self._wakes += self.blocked_on_role.publish(change)
+            for subscription in list(self.blocking_subscriptions):
+                subscription._put(change)
+        if isinstance(change, PrimaryChange):
+            for callback in list(self.callbacks):
+                try:
+                    callback(change)
+                except Exception:
+                    logger.exception("a callback for changes of the primary failed: %r", callback)
+
+    def _awaited_databases(self) -> frozenset[str]:
+        return super()._awaited_databases() | self.blocked_on_tx.databases
+
+    def _close(self) -> None:
+        super()._close()
+        with self.lock:
+            self.blocked_on_tx.close()
+            self.blocked_on_role.close()
+            for subscription in list(self.blocking_subscriptions):
+                subscription._queue.close()
+
+    def statistics(self) -> Statistics:
+        inner = super().statistics()
+        waiters = inner.waiters + len(self.blocked_on_tx) + len(self.blocked_on_role)
+        subscriptions = inner.subscriptions + sum(not s.closed for s in list(self.blocking_subscriptions))
+        return Statistics(waiters, subscriptions, inner.events, inner.reconnects, inner.rereads, inner.wakes)
+
+    @property
+    def streaming(self) -> bool:
+        return self._supervisor is not None and self._supervisor.streaming
+
+    def hurry(self, database: str) -> None:
+        if self._supervisor is not None:
+            self._supervisor.hurry(database)
+
+
+class BlockingSubscription(Generic[ChangeT]):
+    """Changes as they come: an iterator that blocks, and a context manager that ends the subscription.
+
+    It ends when the watcher stops, after what was still queued. The watcher holds it weakly.
+    """
+
+    def __init__(self, lock: threading.Lock, accepts: tuple[type, ...]) -> None:
+        self._news = threading.Condition(lock)
+        self._accepts = accepts
+        self._queue: ChangeQueue[ChangeT] = ChangeQueue(self._news.notify_all)
+
+    def _put(self, change: ChangeT) -> None:
+        if isinstance(change, self._accepts):
+            self._queue.put(change)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more changes; those that wait can still be taken."""
+        return self._queue.closed
+
+    def __len__(self) -> int:
+        """How many changes wait to be taken."""
+        return len(self._queue)
+
+    def take(self, timeout: float | None = None) -> ChangeT | None:
+        """The next change; None after ``timeout`` seconds, or where the subscription has ended."""
+        with self._news:
+            self._news.wait_for(lambda: len(self._queue) or self._queue.closed, timeout)
+            return self._queue.take()
+
+    def close(self) -> None:
+        """End the subscription: who iterates it stops."""
+        with self._news:
+            self._queue.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> ChangeT:
+        if (change := self.take()) is None:
+            raise StopIteration
+        return change
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class BlockingWatcher:
+    """`Watcher`, with the same names, for any number of threads.
+
+    It starts by itself with the first call, so that a server may fork in between (gunicorn's ``preload``, multiprocessing):
+    after a fork, the child starts its own. It stops at the process's end, with `stop`, or as a context manager. Without an
+    argument the settings come from `Settings.from_env`.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = Settings.from_env() if settings is None else settings
+        self._fresh()
+        self._callbacks: list[Callable[[PrimaryChange], object]] = []
+        _all.add(self)
+
+    def _fresh(self) -> None:
+        """As in a new process: not started, nothing known."""
+        self._starting = threading.Lock()
+        self._inner = _Inner(self.settings)
+        self._positions = self._inner._state.positions
+        self._token: EventLoopToken | None = None
+        self._thread: threading.Thread | None = None
+        self._up = False
+        self._stopped = False
+
+    # Starting and stopping.
+
+    def start(self) -> None:
+        """Start now, and wait for LiteFS's first answer, or ``settings.start_timeout`` seconds. Twice is once."""
+        with self._starting:
+            if self._up:
+                return
+            inner = self._inner = _Inner(self.settings)
+            inner.callbacks = self._callbacks
+            started = threading.Event()
+            failures: list[Exception] = []
+            self._thread = threading.Thread(
+                target=self._serve, args=(inner, started, failures), name="litefs_watch watcher", daemon=True
+            )
+            self._thread.start()
+            if not started.wait(_START_LIMIT):
+                raise RuntimeError(f"the watcher's thread did not start within {_START_LIMIT:g} s")
+            if failures:
+                raise failures[0]
+            self._positions = inner._state.positions
+            self._stopped = False
+            self._up = True
+
+    def _serve(self, inner: _Inner, started: threading.Event, failures: list[Exception]) -> None:
+        async def watch() -> None:
+            self._token = current_token()
+            self._stop = anyio.Event()
+            async with inner:
+                started.set()
+                await self._stop.wait()
+
+        try:
+            anyio.run(watch)
+        except Exception as error:  # noqa: BLE001 - told to whoever starts it
+            failures.append(error)
+        finally:
+            inner._close()
+            started.set()
+
+    def stop(self) -> None:
+        """Stop, and wake whoever waits with `WatcherClosed`. Calls then raise it too, until `start`. Twice is once."""
+        with self._starting:
+            self._stopped = True
+            if not self._up:
+                return
+            self._up = False
+            if self._token is not None and self._thread is not None:
+                call_soon(self._token, self._stop.set)
+                self._thread.join()
+
+    def __enter__(self) -> BlockingWatcher:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _running(self) -> _Inner:
+        """The watcher, started if need be."""
+        if not self._up:
+            if self._stopped:
+                raise WatcherClosed("the watcher was stopped")
+            self.start()
+        return self._inner
+
+    # What is known.
+
+    @property
+    def hostname(self) -> str:
+        """This node's own name."""
+        return self.settings.node_name
+
+    @property
+    def role(self) -> Role:
+        """PRIMARY, REPLICA or UNKNOWN."""
+        return self._running().role
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether this node takes the writes. False where that is not known."""
+        return self._running().is_primary
+
+    @property
+    def primary(self) -> str | None:
+        """The primary's hostname; None where it is this node, is not known, or has no name: `role` tells which."""
+        return self._running().primary
+
+    @property
+    def status(self) -> Status:
+        """Everything, as of one moment."""
+        return self._running().status
+
+    def position(self, database: str | None = None) -> Position | None:
+        """Where the database is, as last heard; None where it has not been seen."""
+        return self._running().position(database)
+
+    def tx_number(self, database: str | None = None) -> int:
+        """The TXID where the database is, as last heard; 0 where it has not been seen."""
+        return self._running().tx_number(database)
+
+    def statistics(self) -> Statistics:
+        """Counts, for operators and tests."""
+        return self._running().statistics()
+
+    def ensure_primary(self) -> None:
+        """Return on the primary. Raises `NotPrimary` on a replica, and `NoPrimary` where no primary is known."""
+        self._running().ensure_primary()
+
+    def ensure_instance(self, hostname: str) -> None:
+        """Return on the node of that name. Raises `WrongInstance`, a `NotPrimary` that carries ``hostname``, elsewhere."""
+        self._running().ensure_instance(hostname)
+
+    def read_position(self, database: str | None = None) -> Position | None:
+        """The position straight from the ``-pos`` file, in this thread; None where there is no such file.
+
+        It blocks as long as LiteFS is frozen, as every read of the database does. Raises `OSError` where it is unreadable.
+        """
+        from litefs_watch.sources.directory import Directory  # not before a watcher is there: it builds the models
+
+        inner = self._running()
+        name = self.settings.database_or_default(database)
+        if self.settings.litefs_dir is None or self.settings.standalone:
+            return inner.position(name)
+        read, faults = Directory(self.settings.litefs_dir).positions([name])
+        if faults:
+            raise OSError(next(iter(faults.values())))
+        return read.positions.get(name)
+
+    # Waiting.
+
+    def wait_for_tx(self, txid: int, *, database: str | None = None, timeout: float | None = None) -> Position:
+        """Wait until the database has transaction ``txid`` (0 to 2^64-1), for at most ``timeout`` seconds.
+
+        Returns the position that satisfied it; where it is there already, after one comparison without a lock. Call it
+        before any BEGIN: an open read transaction on a replica stops that database's replication.
+
+        Raises `WaitTimeout` (a `TimeoutError`), `WatcherClosed`, `ConfigError` where no database is named, and
+        `ValueError` for what is no TXID.
+        """
+        if self._up and type(txid) is int and 0 <= txid <= TXID_MAX:
+            known = self._positions.get(self.settings.database if database is None else database)  # type: ignore[arg-type]
+            if known is not None and known.txid >= txid:
+                return known
+        return self._wait_for_tx(check_txid(txid), self.settings.database_or_default(database), check_timeout(timeout))
+
+    def _wait_for_tx(self, txid: int, name: str, timeout: float | None) -> Position:
+        inner = self._running()
+        if self.settings.standalone:
+            return Position(txid)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        woken = threading.Event()
+        waiter = TxWaiter(name, txid, woken.set)
+        with inner.lock:
+            known = inner._state.positions.get(name)
+            if known is not None and known.txid >= txid:
+                return known
+            if not inner.running:
+                raise WatcherClosed("the watcher was stopped")
+            if timeout is None or timeout > 0:
+                inner.blocked_on_tx.add(waiter)
+        try:
+            if timeout is None or timeout > 0:
+                self._hurry(inner, name)
+                woken.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        finally:
+            with inner.lock:
+                inner.blocked_on_tx.discard(waiter)
+        if waiter.position is not None:
+            return waiter.position
+        if waiter.closed:
+            raise WatcherClosed(f"the watcher was stopped while transaction {txid} of {name} was waited for")
+        raise inner._late(name, txid, timeout)
+
+    def _hurry(self, inner: _Inner, name: str) -> None:
+        """Where the stream serves, it needs no telling; elsewhere the sources look more often while somebody waits."""
+        if self._token is not None and not inner.streaming:
+            call_soon(self._token, lambda: inner.hurry(name))
+
+    def wait_for_primary(self, *, timeout: float | None = None) -> str | None:
+        """Wait until a primary is known. Returns its hostname; None where it is this node (or has no name: see `role`).
+
+        Raises `WaitTimeout` after ``timeout`` seconds, and `WatcherClosed`.
+        """
+        return self._wait_for_role(KNOWN_PRIMARY, timeout, "no primary is known")
+
+    def wait_for_role(self, role: Role | str, *, timeout: float | None = None) -> None:
+        """Wait until this node has that role. Raises `WaitTimeout` after ``timeout`` seconds, and `WatcherClosed`."""
+        self._wait_for_role(frozenset((Role(role),)), timeout, f"this node did not become {Role(role)}")
+
+    def _wait_for_role(self, wanted: frozenset[Role], timeout: float | None, what: str) -> str | None:
+        check_timeout(timeout)
+        inner = self._running()
+        woken = threading.Event()
+        waiter = RoleWaiter(wanted, woken.set)
+        with inner.lock:
+            if inner.role in wanted:
+                return inner.primary
+            if not inner.running:
+                raise WatcherClosed("the watcher was stopped")
+            inner.blocked_on_role.add(waiter)
+        try:
+            woken.wait(None if timeout is None else max(0.0, timeout))
+        finally:
+            with inner.lock:
+                inner.blocked_on_role.discard(waiter)
+        if waiter.reached is not None:
+            return waiter.reached.primary
+        if waiter.closed:
+            raise WatcherClosed("the watcher was stopped while a role was waited for")
+        raise WaitTimeout(f"{what} within {timeout:g} s; it is {inner._who()}")
+
+    # Subscribing.
+
+    def changes(self) -> BlockingSubscription[TxChange | PrimaryChange]:
+        """Every change from this call on: transactions (of each database the newest) and changes of the primary (all)."""
+        return self._subscribe(BlockingSubscription(self._running().lock, (TxChange, PrimaryChange)))
+
+    def primary_changes(self) -> BlockingSubscription[PrimaryChange]:
+        """Every change of the role or the primary from this call on."""
+        return self._subscribe(BlockingSubscription(self._running().lock, (PrimaryChange,)))
+
+    def _subscribe(self, subscription: BlockingSubscription[ChangeT]) -> BlockingSubscription[ChangeT]:
+        with self._inner.lock:
+            self._inner.blocking_subscriptions.add(subscription)  # type: ignore[arg-type]
+        return subscription
+
+    def on_primary_change(self, callback: Callable[[PrimaryChange], object]) -> Callable[[], None]:
+        """Call ``callback`` in the watcher's thread with each change of the primary. Returns what ends that.
+
+        It must be quick: nothing else is seen meanwhile. What it raises is logged.
+        """
+        self._callbacks.append(callback)
+
+        def end() -> None:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+        self._running()
+        return end
+
+
+_all: weakref.WeakSet[BlockingWatcher] = weakref.WeakSet()
+_orphans: list[object] = []  # of the parent, after a fork: kept, since finalising a foreign event loop would speak of it
+
+
+def _after_fork() -> None:
+    """The child has the parent's memory and none of its threads; locks may be held by threads that are gone."""
+    for watcher in list(_all):
+        stopped = watcher._stopped
+        _orphans.append((watcher._inner, watcher._token))
+        watcher._fresh()
+        watcher._stopped = stopped
+
+
+def _at_exit() -> None:
+    for watcher in list(_all):
+        watcher.stop()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)
