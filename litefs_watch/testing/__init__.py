@@ -6,8 +6,8 @@
 
 The files, from the top: `cluster` (the cluster's calls), `engine` (its thread), `replication` (what is on its way to a
 replica), `commits` (noticing them), `sqlite_file` (a database's content, replaced under SQLite's locks); `node` (what a node
-says), `process` (its life and its faults), `server` and `api` (HTTP), `files` (the mount as an ordinary directory, and the
-data directory), `fuse` and `fuse_server` (the mount as FUSE). pytest's fixtures are in `litefs_watch.pytest_plugin`.
+says), `process` (its life and its faults), `server`, `http1` and `api` (HTTP), `files` (the mount as an ordinary directory,
+and the data directory), `fuse` and `fuse_server` (the mount as FUSE). pytest's fixtures: `litefs_watch.pytest_plugin`.
 """
 
 from litefs_watch.testing.cluster import SimulatedCluster

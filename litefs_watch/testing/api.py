@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from litefs_watch.position import Position
-from litefs_watch.testing.server import Response
+from litefs_watch.testing.http1 import Response
 
 PAGE_SIZE = 4096
 """Bytes; SQLite's default."""

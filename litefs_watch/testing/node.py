@@ -15,8 +15,8 @@ from litefs_watch.position import TXID_MAX, Position, check_database_name, check
 from litefs_watch.settings import Settings
 from litefs_watch.testing import api
 from litefs_watch.testing.files import DROPPED_CHECKSUM, LAG_UNKNOWN_MS, position_text, primary_text
+from litefs_watch.testing.http1 import Response, error
 from litefs_watch.testing.process import NodeProcess
-from litefs_watch.testing.server import Response, error
 
 
 class SimulatedNode(NodeProcess):

@@ -6,7 +6,6 @@ What it shows while it runs is the business of `litefs_watch.testing.node`.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 import weakref
 import zlib
@@ -19,9 +18,10 @@ from typing import Any, ParamSpec, Self
 
 from litefs_watch.errors import WaitTimeout
 from litefs_watch.testing import api
-from litefs_watch.testing.files import DataDirectory, Mount, OrdinaryDirectory, Staging
+from litefs_watch.testing.files import DataDirectory, Mount, OrdinaryDirectory, Staging, temporary_directory
 from litefs_watch.testing.fuse import FuseMount
-from litefs_watch.testing.server import ApiServer, Response, chunk, encode_event
+from litefs_watch.testing.http1 import Response, chunk, encode_event
+from litefs_watch.testing.server import ApiServer
 
 P = ParamSpec("P")
 
@@ -45,7 +45,7 @@ class NodeProcess(ABC):
         self.hostname = hostname
         self._remove: Callable[[], object] | None = None
         if directory is None:
-            self.directory = Path(tempfile.mkdtemp(prefix="litefs-watch-"))
+            self.directory = temporary_directory()
             self._remove = weakref.finalize(self, shutil.rmtree, self.directory, ignore_errors=True)
         else:
             self.directory = Path(directory).absolute()
@@ -119,7 +119,8 @@ class NodeProcess(ABC):
         with self._lock:
             if self._running:
                 raise RuntimeError(f"the simulated node {self.hostname!r} is running already")
-            self._server = self._new_server()
+            before, self._server = self._server, self._new_server()
+            self._server.stream_available, self._server.instead = before.stream_available, before.instead
             self._server.start(self._port)
             self._port = self._server.port
             self._running = True
@@ -195,7 +196,7 @@ class NodeProcess(ABC):
 
     @property
     def stream_available(self) -> bool:
-        """Set to False, it cuts all event streams and keeps new ones away; files and the rest of the API go on."""
+        """Set to False, it cuts all event streams and keeps new ones away, through restarts; all else goes on."""
         return self._server.stream_available
 
     @stream_available.setter

@@ -7,8 +7,6 @@ delays it; only what a slow reader's socket does not take waits here, up to the 
 from __future__ import annotations
 
 import contextlib
-import email.utils
-import json
 import random
 import selectors
 import socket
@@ -16,8 +14,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+
+from litefs_watch.testing.http1 import Response, chunk, error, head, now
 
 EVENT_BUFFER = 1024
 """Events that wait for a slow reader before it is cut off (LiteFS's ``EventChannelBufferSize``)."""
@@ -28,51 +26,6 @@ _LAST_CHUNK = b"0\r\n\r\n"
 # Below the ports that the system gives to outgoing connections: else, while this node is down, a client that reconnects over
 # and over may be given this very port, and so reach itself.
 _PORTS = range(20_300, 32_000)
-_REASONS = {200: "OK", 301: "Moved Permanently", 302: "Found", 404: "Not Found", 405: "Method Not Allowed"}
-_REASONS |= {409: "Conflict", 500: "Internal Server Error", 503: "Service Unavailable"}
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A whole answer of the API, or of the program that stands in its place."""
-
-    status: int = 200
-    body: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def encode(self, *, close: bool) -> bytes:
-        headers = {
-            "Date": email.utils.formatdate(usegmt=True),
-            "Content-Length": str(len(self.body)),
-            "Content-Type": "text/plain; charset=utf-8",
-        }
-        headers |= self.headers
-        if close:
-            headers["Connection"] = "close"
-        return _head(self.status, headers) + self.body
-
-
-def _head(status: int, headers: Mapping[str, str]) -> bytes:
-    lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Status')}", *(f"{key}: {value}" for key, value in headers.items())]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-
-
-def error(status: int, message: str) -> Response:
-    """What Go's ``http.Error`` answers."""
-    return Response(status, f"{message}\n".encode(), {"X-Content-Type-Options": "nosniff"})
-
-
-def encode_event(event: Mapping[str, Any]) -> bytes:
-    """The event as a line, as Go's ``json.Encoder`` writes it."""
-    text = json.dumps(event, separators=(",", ":"), ensure_ascii=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text.encode("utf-8", "replace") + b"\n"
-
-
-def chunk(data: bytes) -> bytes:
-    """One chunk of a chunked HTTP body."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 class ApiServer:
@@ -223,8 +176,8 @@ class ApiServer:
             if not self.stream_available:
                 self.close(connection)
                 return
-            headers = {**self._headers, "Content-Type": "application/json", "Date": email.utils.formatdate(usegmt=True)}
-            connection.send(_head(200, {**headers, "Transfer-Encoding": "chunked"}) + chunk(self._opening()))
+            headers = {**self._headers, "Content-Type": "application/json", "Date": now()}
+            connection.send(head(200, {**headers, "Transfer-Encoding": "chunked"}) + chunk(self._opening()))
             connection.streaming = True
             self._changed.notify_all()
         else:

@@ -19,6 +19,7 @@ import pytest
 
 from litefs_watch import NoPrimary, Position, WaitTimeout
 from litefs_watch.testing import SimulatedCluster, SimulatedNode, fuse_available
+from litefs_watch.testing.sqlite_file import DatabaseFile
 
 OpenStream = Callable[[SimulatedNode], Any]
 Eventually = Callable[[Callable[[], object]], None]
@@ -123,6 +124,28 @@ def test_every_txid_is_exactly_its_own_state(cluster: SimulatedCluster, open_str
     assert rows(cluster, "node-b") == []
     cluster.resume_replication("node-b")
     assert [stream.txid() for _ in positions] == [position.txid for position in positions]
+
+
+def test_a_transaction_that_has_to_wait_holds_up_the_next_one(
+    cluster: SimulatedCluster, open_stream: OpenStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are applied in their order, also if what was in the way is gone just before the second is tried."""
+    stream = open_stream(cluster["node-b"])
+    stream.event()
+    cluster.pause_replication()
+    positions = [insert(cluster, number) for number in range(2)]
+    replace, refused = DatabaseFile.replace, [False]
+
+    def refuse_once(file: DatabaseFile, image: bytes, *, read_only: bool) -> bool:
+        if not refused[0]:
+            refused[0] = True
+            return False
+        return replace(file, image, read_only=read_only)
+
+    monkeypatch.setattr(DatabaseFile, "replace", refuse_once)
+    cluster.resume_replication("node-b")
+    assert [stream.txid() for _ in positions] == [position.txid for position in positions]
+    assert refused == [True]
 
 
 def test_the_lag_is_what_one_sets(cluster: SimulatedCluster, eventually: Eventually) -> None:
@@ -314,6 +337,8 @@ def test_a_fail_over_loses_what_was_not_replicated(cluster: SimulatedCluster, op
     assert [node.primary for node in cluster.replicas if node.running] == [None, None]
     cluster.sync()
     cluster.lag = 0
+    assert not threading.Event().wait(0.02)  # time for what is on its way to arrive, though it must not
+    assert rows(cluster, "node-c") == [1]
     cluster.elect("node-c")
     with pytest.raises(RuntimeError, match="'node-c' is the primary"):
         cluster.elect("node-b")
@@ -325,6 +350,22 @@ def test_a_fail_over_loses_what_was_not_replicated(cluster: SimulatedCluster, op
     cluster.wait_until_replicated()
     assert {shown(node) for node in cluster} == {position}
     assert rows(cluster, "node-a") == rows(cluster, "node-b") == [1, 4]
+
+
+def test_what_only_a_dead_primary_has_is_gone_when_it_is_back(cluster: SimulatedCluster) -> None:
+    """Also what was never a transaction of LiteFS's, beside a position that is the new primary's."""
+    position = insert(cluster, 1)
+    cluster.wait_until_replicated()
+    cluster.kill_primary()
+    with closing(sqlite3.connect(cluster["node-a"].database_file())) as connection, connection:
+        connection.execute("INSERT INTO t VALUES (2)")
+    cluster.elect("node-b")
+    cluster.restart("node-a")
+    cluster.wait_until_replicated()
+    assert shown(cluster["node-a"]) == position
+    assert rows(cluster, "node-a") == [1]
+    with closing(sqlite3.connect(cluster.path("node-a"))) as connection, pytest.raises(sqlite3.OperationalError):
+        connection.execute("INSERT INTO t VALUES (3)")
 
 
 def test_a_primary_that_dies_by_itself_is_noticed(cluster: SimulatedCluster, eventually: Eventually) -> None:
@@ -399,6 +440,8 @@ def test_a_frozen_node_goes_on_where_it_was(cluster: SimulatedCluster, eventuall
         connection.execute("INSERT INTO t VALUES (2)")
     assert shown(cluster["node-a"]) == position
     eventually(lambda: not cluster["node-b"].heartbeats)
+    assert shown(cluster["node-b"]) == position
+    assert rows(cluster, "node-b") == [1]
     cluster["node-a"].thaw()
     cluster.wait_until_replicated()
     assert rows(cluster, "node-b") == [1, 2]

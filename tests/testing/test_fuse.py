@@ -188,10 +188,11 @@ def test_a_killed_one_answers_enotconn_until_it_is_back(node: SimulatedNode) -> 
         read(node, "app.db-pos")
     assert raised.value.errno == errno.ENOTCONN
     assert len(mounts(node.litefs_dir)) == 1
-    node.restart()
-    assert read(node, "app.db-pos") == f"{position}\n".encode()
-    assert len(mounts(node.litefs_dir)) == 1
-    node.kill()
+    for come_back in (node.restart, node.start):
+        come_back()
+        assert read(node, "app.db-pos") == f"{position}\n".encode()
+        assert len(mounts(node.litefs_dir)) == 1
+        node.kill()
     node.close()
     assert mounts(node.litefs_dir) == []
 

@@ -77,8 +77,17 @@ def test_a_commit_is_in_the_ltx_folder_then_in_pos_then_in_the_stream(
         at_pos: list[set[str]] = []
         at_event: list[bytes] = []
         show, publish = node._mount.show, node._server.publish
-        monkeypatch.setattr(node._mount, "show", lambda *a, **k: (at_pos.append(ltx(node)), show(*a, **k)))
-        monkeypatch.setattr(node._server, "publish", lambda line: (at_event.append(read(node, "app.db-pos")), publish(line)))
+
+        def spy_on_show(name: str, content: bytes, *, listed: bool = True) -> None:
+            at_pos.append(ltx(node))
+            show(name, content, listed=listed)
+
+        def spy_on_publish(line: bytes) -> None:
+            at_event.append(read(node, "app.db-pos"))
+            publish(line)
+
+        monkeypatch.setattr(node._mount, "show", spy_on_show)
+        monkeypatch.setattr(node._server, "publish", spy_on_publish)
         position = node.commit()
         assert at_pos == [{"0000000000000002-0000000000000002.ltx"}]
         assert at_event == [f"{position}\n".encode()]
@@ -204,13 +213,17 @@ def test_no_reader_can_take_a_node_that_is_no_primary_for_one(tmp_path: Path, mo
     with SimulatedNode(tmp_path) as node:
         seen: list[bool] = []
 
-        def look() -> None:
-            if not node.is_primary and ".lag" in os.listdir(node.litefs_dir):
-                seen.append(".primary" not in os.listdir(node.litefs_dir) and read(node, ".lag") == b"+000000000\n")
+        def then_look(change: Callable[..., None]) -> Callable[..., None]:
+            def changed(*arguments: Any, **keywords: Any) -> None:
+                change(*arguments, **keywords)
+                shown = set(os.listdir(node.litefs_dir))
+                if not node.is_primary and ".lag" in shown:
+                    seen.append(".primary" not in shown and read(node, ".lag") == b"+000000000\n")
+
+            return changed
 
         for name in ("show", "hide", "show_lag"):
-            original = getattr(node._mount, name)
-            monkeypatch.setattr(node._mount, name, lambda *a, original=original, **k: (original(*a, **k), look()))
+            monkeypatch.setattr(node._mount, name, then_look(getattr(node._mount, name)))
         node.lose_primary()
         node.set_primary("b")
         node.heartbeat()

@@ -12,7 +12,7 @@ import pytest
 
 from litefs_watch.testing import fuse_available
 
-TESTS = '''
+TESTS = """
 import os
 
 def test_node(litefs_node):
@@ -31,14 +31,14 @@ def test_fuse(litefs_fuse_node):
 def test_late():
     import sys
     assert "litefs_watch.testing.cluster" in sys.modules
-'''
-EARLY = '''
+"""
+EARLY = """
 import sys
 
 def test_early():
     assert "litefs_watch.pytest_plugin" in sys.modules
     assert "litefs_watch.testing" not in sys.modules
-'''
+"""
 
 
 @pytest.fixture

@@ -62,8 +62,11 @@ def test_info_is_what_go_sends(tmp_path: Path) -> None:
         assert info.pop("clusterID")
         assert info == {"isPrimary": True, "candidate": True, "path": str(tmp_path / "data"), "primary": {"hostname": "h"}}
         node.candidate = False
-        for change, hostname in ((lambda: node.set_primary("p"), "p"), (node.lose_primary, "")):
-            change()
+        for hostname in ("p", ""):
+            if hostname:
+                node.set_primary(hostname)
+            else:
+                node.lose_primary()
             info = json.loads(request(node, "GET", "/info")[1])
             assert (info["isPrimary"], info["candidate"], info["primary"]) == (False, False, {"hostname": hostname})
 

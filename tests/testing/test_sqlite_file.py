@@ -41,7 +41,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path, connect: Connect) -> 
 
 
 @pytest.fixture
-def replica(source: sqlite3.Connection, tmp_path: Path) -> Iterator[Path]:
+def replica(source: sqlite3.Connection, tmp_path: Path) -> Path:
     path = tmp_path / "replica"
     path.write_bytes(source.serialize())
     return path
