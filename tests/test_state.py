@@ -434,3 +434,12 @@ def test_a_primary_without_a_name_is_awaited_past_the_stream_s_silence(node: Dri
     late(read(1.1, primary=Named(None), lag=3), read(1.2, primary=Named(None), lag=3))
     assert late.state.settled
     assert late.roles == [(Role.REPLICA, None)]
+
+
+def test_a_look_that_began_before_litefs_spoke_says_nothing_about_the_role(node: Driver) -> None:
+    """Slow reads: the promotion came while they were under way."""
+    node(primary(3.0, first=True), read(1.0, primary="b", lag=5), read(2.0, primary="b", lag=5))
+    assert node.roles == [(Role.PRIMARY, None)]
+    assert node.state.settled is False  # a newer look is still to come
+    node(read(3.1, lag=0))
+    assert node.state.settled
