@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sqlite3
 import statistics
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import watchfiles
+
 from benchmarks.table import milliseconds, show
 from litefs_watch import Position, Settings, Watcher
 from litefs_watch.testing import SimulatedNode, fuse_available
+from tests.contract.real import RealPair
 
 COMMITS = 200
 ROUNDS = 5
@@ -46,10 +52,30 @@ def serve(connection: Connection, fuse: bool) -> None:
             connection.send(times)
 
 
+def serve_real(connection: Connection, fuse: bool) -> None:
+    """The same with two real LiteFS nodes: commit on the primary, for who follows on the replica."""
+    with ExitStack() as stack:
+        pair = stack.enter_context(RealPair(Path(stack.enter_context(tempfile.TemporaryDirectory()))))
+        opened = sqlite3.connect(pair.primary.litefs_dir / "app.db", isolation_level=None)
+        with closing(opened) as database:
+            connection.send(pair.replica.settings())
+            while connection.recv() is not None:
+                times: Times = {}
+                txid = pair.primary.position().txid
+                for number in range(COMMITS):
+                    time.sleep(PAUSE * (0.5 + number % 7 / 7))
+                    txid += 1
+                    times[txid] = time.monotonic()
+                    database.execute("INSERT INTO t VALUES (1)")
+                connection.send(times)
+
+
 @asynccontextmanager
-async def node(fuse: bool = False) -> AsyncIterator[tuple[Settings, Commits]]:
+async def node(
+    fuse: bool = False, serve: Callable[[Connection, bool], None] = serve
+) -> AsyncIterator[tuple[Settings, Commits]]:
     here, there = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=serve, args=(there, fuse))
+    process = get_context("spawn").Process(target=serve_real if real else serve, args=(there, fuse))
     process.start()
     loop = asyncio.get_running_loop()
 
@@ -144,7 +170,13 @@ async def run() -> None:
 
     if reason := fuse_available():
         print(f"\n(no FUSE mount: {reason})")
-        return
+    else:
+        await on_a_mount()
+        if os.environ.get("LITEFS_BIN"):
+            await on_real_litefs()
+
+
+async def on_a_mount() -> None:
     async with node(fuse=True) as (settings, commits):
         blind = Settings(**(settings.model_dump() | {"api_url": None, "data_dir": Path("/nowhere")}))
         ways = {POLLER: poller, "Watcher, shared re-read": waiter}
@@ -152,6 +184,33 @@ async def run() -> None:
         sighted = Settings(**(settings.model_dump() | {"api_url": None}))
         ways = {POLLER: poller, "Watcher, inotify on the data directory": waiter}
         show("FUSE mount, no event stream", HEAD, rows(await measure(sighted, commits, ways)))
+
+
+async def awatch_reader(settings: Settings, seen: Times) -> None:
+    """watchfiles as one finds it in its documentation, on the data directory."""
+    async for changes in watchfiles.awatch(f"{settings.data_dir}/dbs/{settings.database}/ltx", recursive=False):
+        now = time.monotonic()
+        for _, path in changes:
+            if path.endswith(".ltx"):
+                seen.setdefault(int(Path(path).stem[17:], 16), now)
+
+
+async def on_real_litefs() -> None:
+    """Each way by itself: the primary's commit, replication, and the replica's knowledge of it."""
+    ways: dict[str, tuple[Way, dict[str, Any]]] = {
+        "bare asyncio socket reader": (bare_reader, {}),
+        "Watcher, event stream": (waiter, {}),
+        "Watcher, inotify on the data directory": (waiter, {"api_url": None}),
+        "Watcher, shared re-read": (waiter, {"api_url": None, "data_dir": Path("/nowhere")}),
+        POLLER: (poller, {}),
+        "watchfiles.awatch on the data directory": (awatch_reader, {}),
+    }
+    measured: dict[str, list[float]] = {}
+    async with node(real=True) as (settings, commits):
+        for name, (way, overrides) in ways.items():
+            changed = Settings(**(settings.model_dump() | overrides))
+            measured |= await measure(changed, commits, {name: way})
+    show("Two real LiteFS nodes: commit on the primary to knowledge on the replica", HEAD, rows(measured))
 
 
 def main() -> None:
