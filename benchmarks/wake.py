@@ -71,9 +71,7 @@ def serve_real(connection: Connection, fuse: bool) -> None:
 
 
 @asynccontextmanager
-async def node(
-    fuse: bool = False, serve: Callable[[Connection, bool], None] = serve
-) -> AsyncIterator[tuple[Settings, Commits]]:
+async def node(fuse: bool = False, *, real: bool = False) -> AsyncIterator[tuple[Settings, Commits]]:
     here, there = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=serve_real if real else serve, args=(there, fuse))
     process.start()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,18 @@ def test_the_fastapi_example_runs(environment: SimulatedNode) -> None:
     module: dict[str, Any] = {}
     exec(compile(block("FastAPI(lifespan"), "README.md", "exec", dont_inherit=True), module)
     environment.commit()
-    with TestClient(module["app"]) as client:
-        assert client.get("/orders?after=2").json() == {"at": 2, "primary": None, "pending": 0}
+    with TestClient(module["app"]) as client, ThreadPoolExecutor(1) as pool:
+        assert client.get("/orders?after=2").json() == {"at": 2, "primary": None}
+        answer = pool.submit(client.get, "/fail-over")
+        while not module["watcher"].statistics().subscriptions:
+            assert not answer.done()
+        environment.set_primary("node-b")
+        assert answer.result().json() == {
+            "role": "replica",
+            "primary": "node-b",
+            "previous_role": "primary",
+            "previous_primary": None,
+        }
 
 
 def test_the_example_is_short() -> None:
