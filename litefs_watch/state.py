@@ -4,7 +4,7 @@
 
 1. **A look that began before the last accepted one may raise a TXID, never lower it.** One that began after may lower it:
    LiteFS's positions do go back (a reset replica, a restored database). The same TXID with another checksum is another
-   history, and counts as lower.
+   history, and counts as lower. A look that began before a history was first seen is not counted at all.
 2. **An event counts by itself only while the stream and the files agree.** How long an event was on its way is unknown:
    where a look has run ahead of the stream, the events still under way may belong to a history that is gone. They, and
    every event that lowers, are 'look again', until an event says what is known, or a look what the last event said.
@@ -105,7 +105,7 @@ class NodeState:
         self._away = False  # rule 8: at the last look, there was nothing to look at
 
         self._read_at: dict[str, float] = {}  # when the look that each position rests on began
-        self._lowered_at: dict[str, float] = {}
+        self._history_since: dict[str, float] = {}  # looks that began earlier may have seen a history that is gone
         self._last_event: dict[str, Position] = {}
         self._doubted: set[str] = set()  # databases whose events may be of a history that is gone (rule 2)
 
@@ -146,8 +146,8 @@ class NodeState:
         changes: list[Change] = []
         for database, position in reading.positions.items():
             known = self.positions.get(database)
-            if reading.began < self._lowered_at.get(database, float("-inf")):
-                continue  # it may have seen the history that is gone
+            if reading.began < self._history_since.get(database, float("-inf")):
+                continue
             if known == position:
                 self._read_at[database] = max(self._read_at[database], reading.began)
             elif known is None or position.txid > known.txid:
@@ -155,7 +155,7 @@ class NodeState:
                 self._doubted.add(database)
             elif reading.began > self._read_at[database]:
                 changes += self._set_position(database, position, reading.began)
-                self._lowered_at[database] = reading.began
+                self._history_since[database] = reading.began
                 self._doubted.add(database)
             if position == self._last_event.get(database):
                 self._doubted.discard(database)  # the stream has come to where the files are
@@ -167,6 +167,8 @@ class NodeState:
         if known == event.position:
             self._doubted.discard(event.database)
             return []
+        if known is None:
+            self._history_since[event.database] = event.began  # a look under way may have seen what was before it
         if known is None or (event.position.txid > known.txid and event.database not in self._doubted):
             return self._set_position(event.database, event.position, event.began)
         self._look_again(event.began)
@@ -176,6 +178,7 @@ class NodeState:
         previous = self.positions.get(database)
         if previous is None and len(self.positions) >= DATABASE_LIMIT:
             self._last_event.pop(database, None)
+            self._history_since.pop(database, None)
             return []
         self.positions[database] = position
         self._read_at[database] = max(self._read_at.get(database, began), began)

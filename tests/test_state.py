@@ -443,3 +443,9 @@ def test_a_look_that_began_before_litefs_spoke_says_nothing_about_the_role(node:
     assert node.state.settled is False  # a newer look is still to come
     node(read(3.1, lag=0))
     assert node.state.settled
+
+
+def test_rule_1_a_look_from_before_the_first_event_counts_no_more(node: Driver) -> None:
+    """The database was reset while the look was under way, and the event of that came first."""
+    node(TxEvent(2.0, DB, at(3, 9)), PositionsRead(1.0, {DB: at(8)}))
+    assert node.positions == [at(3, 9)]
