@@ -1,0 +1,15 @@
+"""Read your own writes, for every ASGI application: Starlette, FastAPI, Litestar, Quart, Django.
+
+- `middleware`: `LiteFSMiddleware`, a thin shell around `litefs_watch.consistency`.
+- `responder`: how a request that can't run here is answered, on HTTP and before a WebSocket is accepted.
+- `forwarder`: sends a request on to the primary, and streams the answer back.
+- `reports`: how Django and Quart tell of an exception that they have turned into a response.
+- `lifespan`: `LifespanMiddleware`, for frameworks without a lifespan.
+"""
+
+from litefs_watch.asgi.lifespan import LifespanMiddleware
+from litefs_watch.asgi.middleware import LiteFSMiddleware
+from litefs_watch.consistency import mark_written
+from litefs_watch.replay import FlyReplay, Forward, Redirect
+
+__all__ = ["FlyReplay", "Forward", "LifespanMiddleware", "LiteFSMiddleware", "Redirect", "mark_written"]

@@ -1,0 +1,37 @@
+"""How Django and Quart tell of an exception that they turn into a response, so that it never reaches a middleware.
+
+Both send a signal. Starlette, FastAPI and Litestar need none: they send their error page while handling the exception.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from litefs_watch.consistency import exchange_of
+
+
+def listen_for_reports() -> None:
+    """Listen to the frameworks that are loaded. Listening twice is listening once."""
+    if (django := sys.modules.get("django.core.signals")) is not None:
+        django.got_request_exception.connect(_django_failed, dispatch_uid="litefs_watch")
+    if (quart := sys.modules.get("quart.signals")) is not None:
+        quart.got_request_exception.connect(_quart_failed)
+
+
+def _django_failed(sender: Any, request: Any = None, **_: Any) -> None:
+    if request is not None:
+        _report(request, sys.exception())
+
+
+async def _quart_failed(sender: Any, exception: BaseException | None = None, **_: Any) -> None:
+    from quart import has_request_context, request
+
+    if has_request_context():
+        _report(request, exception)
+
+
+def _report(request: Any, error: BaseException | None) -> None:
+    exchange = exchange_of(request)
+    if exchange is not None:
+        exchange.error = error

@@ -1,0 +1,14 @@
+"""ASGI's own types, as plain as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Strategy = Callable[[Scope, Receive, Send, str], Awaitable[None]]
+"""``await strategy(scope, receive, send, hostname)`` answers an HTTP request that belongs on ``hostname``."""

@@ -1,0 +1,56 @@
+"""Reading one's own writes over HTTP: everything that is decided, and nothing that is done.
+
+- `tokens`: the TXID as text, signed or not; the cookie.
+- `options`: what an application can choose.
+- `exchange`: a request, the node, and what may be done: plain values. `mark_written`.
+- `faults`: what an application's exception says.
+- `policy`: the decisions, with their rules at the top.
+- `answers`: the responses that are ours.
+
+No framework, no I/O, no clock: `litefs_watch.asgi`, ``wsgi`` and ``django`` do what is decided here.
+"""
+
+from litefs_watch.consistency.answers import Answer, refusal
+from litefs_watch.consistency.exchange import (
+    RUN,
+    SCOPE_KEY,
+    Action,
+    Exchange,
+    Hold,
+    Node,
+    Refuse,
+    Replay,
+    Run,
+    Wait,
+    exchange_of,
+    mark_written,
+)
+from litefs_watch.consistency.faults import is_refused_write
+from litefs_watch.consistency.options import OptionKeywords, Options
+from litefs_watch.consistency.policy import SAFE_METHODS, Policy
+from litefs_watch.consistency.tokens import Cookie, Tokens, Verdict
+
+__all__ = [
+    "RUN",
+    "SAFE_METHODS",
+    "SCOPE_KEY",
+    "Action",
+    "Answer",
+    "Cookie",
+    "Exchange",
+    "Hold",
+    "Node",
+    "OptionKeywords",
+    "Options",
+    "Policy",
+    "Refuse",
+    "Replay",
+    "Run",
+    "Tokens",
+    "Verdict",
+    "Wait",
+    "exchange_of",
+    "is_refused_write",
+    "mark_written",
+    "refusal",
+]

@@ -1,0 +1,32 @@
+"""The responses that are ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RETRY_AFTER = 1
+"""Seconds, in the ``retry-after`` of a refusal. A fail-over takes 2 to 10, and some of them have been waited here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole response: status, headers (names in lower case), body."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes = b""
+
+    @classmethod
+    def of(cls, status: int, *headers: tuple[str, str], text: str = "") -> Answer:
+        """An answer that no cache keeps."""
+        body = text.encode()
+        given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        if body:
+            given.append((b"content-type", b"text/plain; charset=utf-8"))
+        given += [(b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
+        return cls(status, tuple(given), body)
+
+
+def refusal(reason: str) -> Answer:
+    """503, for now: with ``retry-after``, and the reason as text."""
+    return Answer.of(503, ("retry-after", str(RETRY_AFTER)), text=reason + "\n")

@@ -1,0 +1,154 @@
+"""One request on its way: what is known of it, what the node is, and what may be done with it. Plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from litefs_watch.position import Position
+from litefs_watch.state import Role
+
+SCOPE_KEY = "litefs_watch.exchange"
+"""Where the `Exchange` is, in an ASGI scope or a WSGI environ."""
+
+Headers = Iterable[tuple[bytes, bytes]]
+"""As in an ASGI scope: names in lower case."""
+
+REPLAYED_BY = frozenset((b"fly-replay-src", b"fly-replay-failed", b"litefs-forwarded"))
+"""Headers that a request has when another node sent it here: Fly's two, and that of `Forward`. Anyone can send them: they
+only ever make a request slower, or refused."""
+
+
+class Node(NamedTuple):
+    """This node, as of one moment."""
+
+    role: Role
+    primary: str | None
+    hostname: str
+    position: Position | None
+    """Of the database, as last heard."""
+    room: bool = True
+    """Whether one more request may wait."""
+
+
+class Exchange:
+    """A request and its response. Mutable, one for each request, and shared with the handler through `SCOPE_KEY`.
+
+    The defaults are the class's, so that making one costs little more than what is set.
+    """
+
+    writes = False
+    """Whether it must run on the primary: by its method, or by its path."""
+    cookie_txid: int | None = None
+    header_txid: int | None = None
+    garbage = False
+    """Whether our cookie is there and is no token."""
+
+    waited = False
+    """Set by the shell when the wait for the TXID is over, however it ended."""
+    held = False
+    """Set by the shell when the hold for a primary is over, however it ended."""
+
+    role: Role | None = None
+    """This node's role when the request was let in; None before that."""
+    before: Position | None = None
+    """The position when a write was let in. What is known may be older than the file, so another request's write may seem
+    to be this one's: then its client waits for a transaction that it need not have waited for, and nothing is lost."""
+    stale = False
+    """Whether it was let in although the TXID had not come."""
+    touched = False
+    """Whether the response may get headers, even if nothing is marked as written."""
+
+    written = False
+    """Set by `mark_written`."""
+    error: BaseException | None = None
+    """Set by who sees that the framework turned an exception into a response."""
+
+    started = False
+    """Set by the shell when the response has started."""
+    answered: BaseException | None = None
+    """Set by the shell: the exception whose response was replaced."""
+
+    def __init__(self, method: str, path: str, headers: Headers) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+
+    @property
+    def token(self) -> int | None:
+        """The newest TXID that the client says it has seen."""
+        if self.cookie_txid is None or self.header_txid is None:
+            return self.header_txid if self.cookie_txid is None else self.cookie_txid
+        return max(self.cookie_txid, self.header_txid)
+
+    @property
+    def replayed(self) -> bool:
+        """Whether another node sent it here."""
+        return any(name in REPLAYED_BY for name, _ in self.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Let the application handle it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait until the database has ``txid``, for at most ``timeout`` seconds; set ``waited``; decide again."""
+
+    txid: int
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Wait until this node is the primary (``here``), or until any is known, for at most ``timeout`` seconds; set ``held``;
+    decide again."""
+
+    timeout: float
+    here: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Send it to the node ``hostname``, which is safe to print into a header or an address."""
+
+    hostname: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Answer 503. ``reason`` is for the client, ``detail`` for the log."""
+
+    reason: str
+    detail: str = ""
+
+
+Action = Run | Wait | Hold | Replay | Refuse
+RUN = Run()
+
+
+def exchange_of(request: Any) -> Exchange | None:
+    """The exchange of a request, an ASGI scope or a WSGI environ; None where no middleware is around it.
+
+    Knows the requests of Starlette, FastAPI, Litestar, Quart, Django (all have ``scope``, or ``environ`` under WSGI) and
+    Flask. Raises `TypeError` for anything else.
+    """
+    holders = [request, getattr(request, "scope", None), getattr(request, "environ", None)]
+    mappings = [holder for holder in holders if isinstance(holder, Mapping)]
+    if not mappings:
+        raise TypeError(f"a request, an ASGI scope or a WSGI environ, not {type(request).__name__}")
+    return next((found for mapping in mappings if isinstance(found := mapping.get(SCOPE_KEY), Exchange)), None)
+
+
+def mark_written(request: Any) -> None:
+    """Say that this request has written, so that its response carries the position: for a GET that writes.
+
+    Call it before the response starts, on the node that wrote; after a write method it is not needed. ``request`` is the
+    framework's, or an ASGI scope, or a WSGI environ. Where no middleware of ours is around the handler, nothing happens.
+    Raises `TypeError` for what is no request.
+    """
+    exchange = exchange_of(request)
+    if exchange is not None:
+        exchange.written = True

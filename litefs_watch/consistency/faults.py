@@ -1,0 +1,47 @@
+"""What an application's exception says about where its request should have run. Without importing any driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from litefs_watch.errors import NoPrimary, NotPrimary
+
+# SQLite's messages for SQLITE_READONLY and SQLITE_IOERR: LiteFS refuses a replica's write with one or the other.
+MESSAGES = ("attempt to write a readonly database", "disk I/O error")
+
+_DEPTH = 50
+"""Exceptions that are looked at: a chain can be circular."""
+
+
+def is_refused_write(error: BaseException) -> bool:
+    """Whether a write that SQLite refused is behind ``error``: an ``OperationalError`` with one of the two messages.
+
+    Behind it: what it was raised from or while handling (Django's wrapper), its ``orig`` (SQLAlchemy's), a group's members.
+    By the class's name, so that drivers that imitate `sqlite3` count too.
+    """
+    return any(
+        any(behind.args[:1] == (message,) for message in MESSAGES)
+        and any(kind.__name__ == "OperationalError" for kind in type(behind).__mro__)
+        for behind in _chain(error)
+    )
+
+
+def asks_for_primary(error: BaseException) -> NotPrimary | NoPrimary | None:
+    """The `NotPrimary` or `NoPrimary` that ``error`` is, alone in however many groups."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, NotPrimary | NoPrimary) else None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    queue: list[object] = [error]
+    for _ in range(_DEPTH):
+        if not queue:
+            return
+        found = queue.pop(0)
+        if isinstance(found, BaseException):
+            yield found
+            queue.append(found.__cause__ if found.__suppress_context__ else found.__context__)
+            queue.append(getattr(found, "orig", None))
+            if isinstance(found, BaseExceptionGroup):
+                queue.extend(found.exceptions)

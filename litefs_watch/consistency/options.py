@@ -1,0 +1,184 @@
+"""What an application can choose: each option with its unit, its default, and where the default comes from."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypedDict, get_args
+
+from litefs_watch.consistency.tokens import COOKIE_NAME, Cookie, Format, Tokens
+from litefs_watch.errors import ConfigError
+
+OnTimeout = Literal["replay", "error", "stale"]
+SameSite = Literal["lax", "strict", "none"]
+Paths = Sequence[str | re.Pattern[str]] | Callable[[str], bool]
+Secret = str | bytes
+
+
+class OptionKeywords(TypedDict, total=False):
+    """`Options`, for the signature of whoever passes them on."""
+
+    cookie: str | None
+    cookie_format: Format | None
+    header: str | None
+    secret: Secret | Sequence[Secret] | None
+    max_age: int
+    secure: bool
+    same_site: SameSite
+    domain: str | None
+    path: str
+    timeout: float
+    on_timeout: OnTimeout
+    max_waiting: int
+    max_ahead: int
+    hold_writes: float
+    primary_paths: Paths
+    passthrough_paths: Paths
+    monotonic: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of every middleware. What can't work raises `ConfigError`."""
+
+    cookie: str | None = "txnum"
+    """The cookie's name: litefs-js's, or ``__txid`` to work together with LiteFS's proxy. None: only the header."""
+
+    cookie_format: Format | None = None
+    """``decimal`` (litefs-js), ``hex`` (LiteFS's proxy). None: by the name, hex for ``__txid`` and decimal for others."""
+
+    header: str | None = "litefs-txid"
+    """The header that carries the token for clients without cookies, in both directions. None: only the cookie."""
+
+    secret: Secret | Sequence[Secret] | None = field(default=None, repr=False)
+    """Signs the token, so that nobody can make up one. Several: the first signs, all are believed (rotation)."""
+
+    max_age: int = 300
+    """Seconds that the cookie lives: the 5 minutes of LiteFS's proxy. More than a replica ever lags behind."""
+
+    secure: bool = True
+    """Whether browsers send the cookie over HTTPS only (and to localhost). litefs-js's."""
+
+    same_site: SameSite = "lax"
+    """The cookie's SameSite. litefs-js's."""
+
+    domain: str | None = None
+    """The cookie's Domain. None: the host that set it."""
+
+    path: str = "/"
+    """The cookie's Path. litefs-js's, and LiteFS's proxy's."""
+
+    timeout: float = 0.5
+    """Seconds that a read waits for the client's TXID. litefs-js's."""
+
+    on_timeout: OnTimeout = "replay"
+    """What becomes of a read whose TXID did not come: ``replay`` to the primary (litefs-js's), ``error`` (503), or
+    ``stale`` (served, and marked with the header ``litefs-stale``)."""
+
+    max_waiting: int = 1000
+    """Requests of this process that may wait at once, for a TXID or for a primary; the next is treated as if its time had
+    passed. A waiter costs the watcher nothing, but a connection and a task each."""
+
+    max_ahead: int = 1_000_000
+    """Transactions that a client may be ahead of this node and still be waited for; not applied to signed tokens. A quarter
+    of an hour of 1,000 commits a second: what is further ahead won't be here within ``timeout``."""
+
+    hold_writes: float = 5.0
+    """Seconds that a write is held while no primary is known. A fail-over takes 2 to 10; the proxy of LiteFS says 503 at
+    once."""
+
+    primary_paths: Paths = ()
+    """Paths that go to the primary whatever the method (but OPTIONS): for a GET that writes. Patterns in which ``*`` is
+    anything, slashes included (as in the configuration of LiteFS's proxy), compiled ones, which must match the whole
+    path, or a function of the path."""
+
+    passthrough_paths: Paths = ()
+    """Paths that are left alone, in the same notation."""
+
+    monotonic: bool = False
+    """Whether every response carries the position that it may have shown, so that a client never sees an older state than
+    it has seen, whichever replica answers. Costs a read of ``-pos`` for each response, and makes every page private."""
+
+    def __post_init__(self) -> None:
+        if self.cookie is None and self.header is None:
+            raise ConfigError("cookie=None and header=None: nothing would carry the token; name one of them")
+        _check(self.cookie is None or _is(COOKIE_NAME, self.cookie), "cookie", self.cookie, "a cookie's name, or None")
+        _check(self.header is None or _is(_HEADER, self.header), "header", self.header, "a header's name, or None")
+        _check(self.cookie_format in (None, *get_args(Format)), "cookie_format", self.cookie_format, "'decimal' or 'hex'")
+        _check(self.on_timeout in get_args(OnTimeout), "on_timeout", self.on_timeout, "'replay', 'error' or 'stale'")
+        _check(self.same_site in get_args(SameSite), "same_site", self.same_site, "'lax', 'strict' or 'none'")
+        if self.same_site == "none" and not self.secure:
+            raise ConfigError("same_site='none' needs secure=True: browsers drop the cookie otherwise")
+        _check(self.domain is None or _is(_DOMAIN, self.domain), "domain", self.domain, "a domain, such as example.com")
+        _check(_is(_PATH, self.path), "path", self.path, "the cookie's path, which begins with '/'")
+        for name in ("timeout", "hold_writes"):
+            seconds = getattr(self, name)
+            _check(_is_number(seconds) and seconds >= 0, name, seconds, "a number of seconds, zero or more")
+        for name, least in (("max_age", 1), ("max_waiting", 0), ("max_ahead", 0)):
+            number = getattr(self, name)
+            _check(type(number) is int and number >= least, name, number, f"a whole number, {least} or more")
+        self.secrets  # noqa: B018 - these check what they are made from
+        compile_paths("primary_paths", self.primary_paths)
+        compile_paths("passthrough_paths", self.passthrough_paths)
+
+    @property
+    def secrets(self) -> tuple[bytes, ...]:
+        """``secret``, as bytes."""
+        if self.secret is None:
+            return ()
+        given = (self.secret,) if isinstance(self.secret, str | bytes) else tuple(self.secret)
+        if not given or not all(isinstance(secret, str | bytes) and secret for secret in given):
+            raise ConfigError("secret: each one is a text or bytes, and not empty; None: tokens are not signed")
+        return tuple(secret.encode() if isinstance(secret, str) else secret for secret in given)
+
+    @property
+    def tokens(self) -> Tokens:
+        """What reads and writes the tokens."""
+        form = self.cookie_format or ("hex" if self.cookie == "__txid" else "decimal")
+        return Tokens(self.cookie or self.header or "", form, self.secrets)
+
+    @property
+    def cookies(self) -> Cookie | None:
+        """What finds and makes the cookie."""
+        if self.cookie is None:
+            return None
+        attributes = f"; Path={self.path}" + (f"; Domain={self.domain}" if self.domain else "")
+        attributes += f"; HttpOnly; SameSite={self.same_site.capitalize()}" + ("; Secure" if self.secure else "")
+        return Cookie(self.cookie, attributes, self.max_age)
+
+
+_HEADER = re.compile(r"[A-Za-z0-9_-]+")
+_DOMAIN = re.compile(r"\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
+_PATH = re.compile(r"/[!-:<-~]*")  # visible ASCII without the semicolon
+
+
+def compile_paths(option: str, paths: Paths) -> Callable[[str], object] | None:
+    """A function that tells whether a path is one of them; None where there are none. Raises `ConfigError`."""
+    if callable(paths):
+        return paths
+    if isinstance(paths, str | re.Pattern):
+        raise ConfigError(f"{option}: a sequence of patterns, not a single one: [{paths!r}]")
+    alternatives = []
+    for path in paths:
+        if isinstance(path, re.Pattern) and isinstance(path.pattern, str):
+            alternatives.append(path.fullmatch)
+        elif isinstance(path, str) and path.startswith(("/", "*")):
+            alternatives.append(re.compile(".*".join(map(re.escape, path.split("*"))), re.DOTALL).fullmatch)
+        else:
+            raise ConfigError(f"{option}: {path!r} is no pattern; write '/reports/*', '*.png', or re.compile(...)")
+    return (lambda path: any(matches(path) for matches in alternatives)) if alternatives else None
+
+
+def _is(pattern: re.Pattern[str], text: object) -> bool:
+    return isinstance(text, str) and pattern.fullmatch(text) is not None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check(right: bool, option: str, seen: object, wanted: str) -> None:
+    if not right:
+        raise ConfigError(f"{option}: {wanted}, not {str(seen)[:80]!r}")

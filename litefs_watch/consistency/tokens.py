@@ -1,0 +1,98 @@
+"""A token: the TXID that a client has seen, as it travels in a cookie and in a header. Bytes in, a value out.
+
+=========================  =====================================  =====================================================
+format                     text                                   from
+=========================  =====================================  =====================================================
+``decimal``                ``42``                                 litefs-js's cookie ``txnum``
+``hex``                    ``000000000000002a``                   the cookie ``__txid`` of LiteFS's proxy
+either one, signed         ``42.SIGNATURE``                       22 characters: 128 bits of HMAC-SHA256, base64url
+=========================  =====================================  =====================================================
+
+What comes from a client can be anything. Each byte string is one of three things: a TXID, *garbage* (never a token of this
+format), or *forged* (a token of this format that none of our secrets has signed).
+"""
+
+from __future__ import annotations
+
+import enum
+import hmac
+import re
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from typing import Literal
+
+from litefs_watch.position import TXID_MAX
+
+Format = Literal["decimal", "hex"]
+
+COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+"""What may be a cookie's name: an RFC 6265 token."""
+
+_SIGNATURE_BYTES = 16
+_TEXT = {"decimal": rb"([0-9]{1,20})", "hex": rb"([0-9a-fA-F]{16})"}  # both ASCII only, in bytes patterns
+_SIGNATURE = rb"(?:\.([A-Za-z0-9_-]{22}))?"
+
+
+class Verdict(enum.Enum):
+    """What a byte string is when it is no TXID."""
+
+    GARBAGE = "garbage"
+    FORGED = "forged"
+
+
+class Tokens:
+    """Reads and writes the tokens of one cookie. With ``secrets`` the first signs, and each of them is believed."""
+
+    def __init__(self, name: str, form: Format, secrets: Sequence[bytes] = ()) -> None:
+        self._base, self._print = (16, "{:016x}") if form == "hex" else (10, "{:d}")
+        self._secrets = tuple(secrets)
+        self._shape = re.compile(_TEXT[form] + (_SIGNATURE if secrets else b""))
+        self._purpose = b"litefs_watch\0" + name.encode() + b"\0"
+
+    def encode(self, txid: int) -> str:
+        """The token of a TXID from 0 to 2^64-1, in ASCII."""
+        text = self._print.format(txid)
+        return f"{text}.{self._sign(self._secrets[0], text.encode()).decode()}" if self._secrets else text
+
+    def decode(self, raw: bytes) -> int | Verdict:
+        """The TXID of a token, or why there is none. Never raises."""
+        match = self._shape.fullmatch(raw)
+        if match is None or (txid := int(match[1], self._base)) > TXID_MAX:
+            return Verdict.GARBAGE
+        if self._secrets:
+            signature = match[2] or b""
+            if not any(hmac.compare_digest(self._sign(secret, match[1]), signature) for secret in self._secrets):
+                return Verdict.FORGED
+        return txid
+
+    def _sign(self, secret: bytes, text: bytes) -> bytes:
+        digest = hmac.digest(secret, self._purpose + text, "sha256")
+        return urlsafe_b64encode(digest[:_SIGNATURE_BYTES]).rstrip(b"=")
+
+
+class Cookie:
+    """One cookie: finds it in ``cookie`` headers, and makes the ``set-cookie`` that sets or deletes it."""
+
+    def __init__(self, name: str, attributes: str, max_age: int) -> None:
+        self._name = name
+        self._attributes = attributes
+        self._max_age = max_age
+        # Its time grows with the header's length and with nothing else, whatever is in it: what may repeat is one class of
+        # characters each, and the value is stripped afterwards, not by the pattern.
+        self._pattern = re.compile(rb"(?:\A|;)[ \t]*" + re.escape(name.encode()) + rb"[ \t]*=([^;]*)")
+
+    def find(self, header: bytes) -> bytes | None:
+        """The value in one ``cookie`` header; None where the header has no such cookie.
+
+        Split at semicolons, as browsers and RFC 6265 do, whatever the other cookies hold: quotes mean nothing, and neither
+        JSON, bare words nor bytes beyond ASCII stop the search. The first cookie of the name wins.
+        """
+        match = self._pattern.search(header)
+        return match[1].strip(b" \t") if match else None
+
+    def set(self, token: str) -> bytes:
+        return f"{self._name}={token}; Max-Age={self._max_age}{self._attributes}".encode()
+
+    def delete(self) -> bytes:
+        """The attributes are those that it was set with, or the browser would keep it."""
+        return f"{self._name}=; Max-Age=0{self._attributes}".encode()

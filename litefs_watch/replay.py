@@ -1,0 +1,186 @@
+"""How a request gets to the primary: the strategies of ``replay=``.
+
+=====================================================  ==============================================================
+`FlyReplay()` (the default)                            409 with ``fly-replay``; Fly.io's edge sends the request again
+`Redirect("https://{hostname}.example.com")`           307; the client sends it again, with its method and body
+`Forward("http://{hostname}:8080")`                    this node sends it on, and streams the answer back
+a callable                                             what you like: see the middleware that takes it
+=====================================================  ==============================================================
+
+The first two are answers, and the same for every kind of server. `Forward` is what is common to those who send it on: the
+address, and which headers pass. ``{hostname}`` is the primary's name in LiteFS, of letters, digits, ``.``, ``_`` and ``-``:
+with any other, nothing is sent anywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import quote, urlsplit
+
+from litefs_watch.consistency import Answer
+from litefs_watch.errors import ConfigError
+
+FORWARDED_HEADER = b"litefs-forwarded"
+"""Who forwards a request says so, with its own hostname: the loop guard of `Forward`."""
+
+# RFC 9110, 7.6.1: between two neighbours only. `expect` has been answered by this server, `host` is dealt with apart.
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+
+HeaderList = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class FlyReplay:
+    """409 with ``fly-replay: instance=HOSTNAME``, as litefs-js answers. Fly.io takes bodies up to 1 MB.
+
+    Off Fly, nobody heeds the header, and 409 fails loudly. ``timeout`` (milliseconds that the primary may take to answer)
+    and ``fallback`` are Fly's fields of these names; with a fallback, a request whose replay failed comes back here, and is
+    held until this node is the primary, or refused.
+    """
+
+    timeout: int | None = None
+    fallback: Literal["prefer_self", "force_self"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None and (type(self.timeout) is not int or self.timeout <= 0):
+            raise ConfigError(f"FlyReplay: timeout is a whole number of milliseconds, not {self.timeout!r}")
+        if self.fallback not in (None, "prefer_self", "force_self"):
+            raise ConfigError(f"FlyReplay: fallback is 'prefer_self' or 'force_self', not {self.fallback!r}")
+
+    def answer(self, hostname: str, target: str) -> Answer:
+        """The response. ``target`` (path and query) is not in it."""
+        fields = [f"instance={hostname}"]
+        if self.timeout is not None:
+            fields.append(f"timeout={self.timeout}ms")
+        if self.fallback is not None:
+            fields.append(f"fallback={self.fallback}")
+        return Answer.of(409, ("fly-replay", ";".join(fields)))
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """307 to ``template`` with the primary's ``{hostname}`` in it, and the same path and query.
+
+    Loops end with the client's own limit.
+    """
+
+    template: str
+
+    def __post_init__(self) -> None:
+        check_template("Redirect", self.template)
+
+    def answer(self, hostname: str, target: str) -> Answer:
+        """The response. ``target`` is path and query, percent-encoded."""
+        return Answer.of(307, ("location", self.template.format(hostname=hostname) + target))
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Send the request on to ``template`` with the primary's ``{hostname}`` in it, and stream its answer back.
+
+    Bodies of any size, in both directions, as they come. Needs httpcore2 (the extra ``forward``). ``connect_timeout`` and
+    ``timeout`` (between two pieces of the answer) are in seconds; at most ``max_connections`` are open at once.
+
+    ``host`` stays the client's, so that the primary makes the same links and accepts the same hosts; ``x-forwarded-for``,
+    ``-host`` and ``-proto`` are added to. A primary that can't be reached is 503; one that breaks off is 502, and one that
+    stays silent 504: what it has done by then is not known.
+    """
+
+    template: str
+    connect_timeout: float = 5.0
+    timeout: float = 60.0
+    max_connections: int = 100
+
+    def __post_init__(self) -> None:
+        check_template("Forward", self.template)
+        if not (self.connect_timeout > 0 and self.timeout > 0 and self.max_connections > 0):
+            raise ConfigError("Forward: connect_timeout, timeout and max_connections are more than zero")
+
+    def url(self, hostname: str, target: str) -> str:
+        """The address at the primary. ``target`` is path and query, percent-encoded."""
+        return self.template.format(hostname=hostname) + target
+
+    def request_headers(
+        self, headers: Iterable[tuple[bytes, bytes]], *, own: str, scheme: str, client: str | None, body: bool
+    ) -> HeaderList:
+        """The headers to send. ``own`` is this node's hostname, ``scheme`` and ``client`` (its address) are the request's,
+        ``body`` tells whether there is one."""
+        passed = [(name, value) for name, value in end_to_end(headers) if name not in (b"expect", b"x-forwarded-for")]
+        known = {name: value for name, value in headers if name.startswith(b"x-forwarded-")}
+        names = {name for name, _ in passed}
+        if client or b"x-forwarded-for" in known:
+            hops = (known.get(b"x-forwarded-for"), (client or "").encode())
+            passed.append((b"x-forwarded-for", b", ".join(filter(None, hops))))
+        if b"x-forwarded-proto" not in names:
+            passed.append((b"x-forwarded-proto", scheme.encode()))
+        if b"x-forwarded-host" not in names:
+            passed += [(b"x-forwarded-host", value) for name, value in passed if name == b"host"]
+        if body and b"content-length" not in names:
+            passed.append((b"transfer-encoding", b"chunked"))
+        passed.append((FORWARDED_HEADER, own.encode()))
+        return passed
+
+    def response_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> HeaderList:
+        """The headers of the primary's answer that are for the client."""
+        return end_to_end(headers)
+
+
+def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> HeaderList:
+    """The headers that a proxy passes on, names in lower case: all but hop-by-hop ones, and what ``connection`` names.
+
+    ``connection`` can't take away what the primary needs to know: a client could make itself anonymous with it.
+    """
+    listed = [(name.lower(), value) for name, value in headers]
+    dropped = set(HOP_BY_HOP)
+    for name, value in listed:
+        if name == b"connection":
+            named = {each.strip().lower() for each in value.split(b",")}
+            dropped |= {each for each in named if each not in _NEEDED and not each.startswith(b"x-forwarded-")}
+    return [(name, value) for name, value in listed if name not in dropped]
+
+
+_NEEDED = frozenset((b"host", b"content-length", b"content-type", b"authorization", b"cookie", b"set-cookie"))
+
+Answering = FlyReplay | Redirect
+"""The strategies whose answer needs neither the request's body nor any I/O."""
+
+
+def target(path: str, raw_path: bytes | None, query: bytes) -> str:
+    """Path and query as they go into an address: percent-encoded, in ASCII, whatever the server handed over."""
+    raw = raw_path.partition(b"?")[0] if raw_path else quote(path.encode("utf-8", "surrogateescape")).encode()
+    text = quote(raw if raw.startswith(b"/") else b"/" + raw, safe=_AS_IT_IS)
+    return f"{text}?{quote(query, safe=_AS_IT_IS + '?')}" if query else text
+
+
+_AS_IT_IS = "%/:@!$&'()*+,;=-._~"
+
+
+def check_template(strategy: str, template: str) -> None:
+    """Raise `ConfigError` unless it is the start of an address with at most ``{hostname}`` in it."""
+    example = f'{strategy}("http://{{hostname}}:8080")'
+    try:
+        printed = template.format(hostname="node-a")
+        parts = urlsplit(printed)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = usable and not (parts.query or parts.fragment) and re.fullmatch(r"[!-~]+", printed) is not None
+    except (AttributeError, KeyError, IndexError, ValueError):
+        usable = False
+    if not usable or printed.endswith("/"):
+        raise ConfigError(
+            f"{strategy}: {template!r} is no address to put the path behind; write {example}, without a '/' at the end"
+        )
