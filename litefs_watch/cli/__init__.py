@@ -1,7 +1,14 @@
 """The command ``litefs-watch``. Needs the extra ``cli``.
 
-`app` is the group with the options that all share and the exit statuses; each command has a file of its own; `output` is
-what may be shown to a terminal.
+===================  =============================================================================================
+`app`                the group, exit statuses, and errors as one line
+`options`            the options that commands share, and what they may say
+`process`            async commands as processes: signals, and a pipe whose reader has gone
+`output`             JSON, and text that is safe for a terminal
+the others           a command each, imported when it is used
+===================  =============================================================================================
+
+A new command is a file with a click command named ``command``, and its name in `app.COMMANDS`.
 """
 
 from __future__ import annotations
@@ -13,8 +20,13 @@ def main() -> None:
     """Run the command; ends the process with its exit status."""
     try:
         from litefs_watch.cli.app import run
+
+        status = run()
     except ModuleNotFoundError as error:
-        if error.name not in ("click", "rich"):
+        library = (error.name or "").partition(".")[0]
+        if library not in ("click", "rich"):
             raise
-        sys.exit(f"litefs-watch: the command needs {error.name}: pip install 'litefs-watch[cli]'")
-    sys.exit(run())
+        sys.exit(f"litefs-watch: the command needs {library}: pip install 'litefs-watch[cli]'")
+    except KeyboardInterrupt:  # during the imports
+        status = 130
+    sys.exit(status)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from functools import partial
+from typing import Any
 
 import anyio
 import click
@@ -12,21 +14,34 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from litefs_watch.cli.app import asynchronous, output_options
-from litefs_watch.cli.demo_run import Demo
+from litefs_watch import Role
+from litefs_watch.cli.demo_run import LOST, Demo, NodeFigures, percentile
+from litefs_watch.cli.options import check_seconds, output_options
 from litefs_watch.cli.output import emit
+from litefs_watch.cli.process import asynchronous
+
+COLOURS = {Role.PRIMARY: "bold green", Role.REPLICA: "cyan", Role.UNKNOWN: "bold red"}
+PLAIN: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
 
 
 @click.command("demo", short_help="See it work on a simulated cluster, live.")
 @click.option(
-    "--seconds", type=click.FloatRange(min=2, max=3600), default=10.0, show_default=True, help="How long to write."
+    "--seconds",
+    type=click.FloatRange(min=2, max=3600),
+    callback=check_seconds,
+    default=10.0,
+    show_default=True,
+    help="How long to write.",
 )
 @output_options
 @asynchronous
 async def command(as_json: bool, seconds: float) -> int:
-    """Watch a simulated cluster: one primary, two replicas, real SQLite, and a fail-over. Needs nothing but this package."""
+    """Watch a simulated cluster: one primary, two replicas, real SQLite, and a fail-over. Needs nothing but this package.
+
+    Every figure is measured while it runs. Status 0 if every read that waited for its write saw it.
+    """
     console = Console(highlight=False)
-    live = console.is_terminal and not as_json
+    live = not as_json and sys.stdout is not None and sys.stdout.isatty() and not console.is_dumb_terminal
     demo = Demo(seconds, tell=partial(tell, as_json=as_json, quiet=live))
     async with anyio.create_task_group() as tasks:
         if live:
@@ -36,11 +51,11 @@ async def command(as_json: bool, seconds: float) -> int:
         await demo.run()
         tasks.cancel_scope.cancel()
     if as_json:
-        emit({"type": "summary", **demo.summary()})
+        emit(demo.summary())
     else:
-        for part in summary(demo):
+        for part in summary(demo, log=live):
             console.print(part, soft_wrap=isinstance(part, Text))
-    return 0 if demo.figures_are_good else 1
+    return 0 if demo.good else 1
 
 
 def tell(event: dict[str, object], text: str, *, as_json: bool, quiet: bool) -> None:
@@ -54,59 +69,69 @@ def tell(event: dict[str, object], text: str, *, as_json: bool, quiet: bool) -> 
 async def show_live(demo: Demo, console: Console) -> None:
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
-            live.update(Group(table(demo), *(Text(line, "dim") for line in demo.log[-8:])), refresh=True)
+            live.update(Group(table(demo), Text(), *(Text(line, "dim") for line in demo.log[-10:])), refresh=True)
             await anyio.sleep(0.1)
 
 
 async def show_lines(demo: Demo) -> None:
     while True:
         await anyio.sleep(1)
-        cells = [
-            f"{node.hostname} {node.txid}" + (f" (lag {ms(node.lags[-20:])})" if node.lags else "") for node in demo.nodes
-        ]
-        click.echo(f"{demo.elapsed:4.0f} s  " + "   ".join(cells))
+        click.echo(f"{demo.elapsed:5.2f} s  " + "   ".join(cell(node) for node in demo.nodes))
+
+
+def cell(node: NodeFigures) -> str:
+    if node.role is Role.REPLICA and node.lags:
+        return f"{node.hostname} at {node.txid} (lag {ms(node.lags[-1])}, woke {ms(node.wakes[-1])})"
+    return f"{node.hostname} at {node.txid} ({node.role})"
 
 
 def table(demo: Demo) -> Table:
-    rows = Table(title=f"{demo.elapsed:.1f} of {demo.seconds:g} s, {demo.writes} writes", title_justify="left", box=None)
-    for name in ("node", "region", "role", "TXID"):
-        rows.add_column(name, justify="right" if name == "TXID" else "left")
-    for name in ("lag", "woke after"):
+    rows = Table(title=f"{demo.elapsed:.1f} of {demo.seconds:g} s, {demo.writes} writes", title_justify="left", **PLAIN)
+    for name in ("node", "", "role"):
+        rows.add_column(name)
+    for name in ("TXID", "lag", "median", "woke", "median", "saw it"):
         rows.add_column(name, justify="right")
     for node in demo.nodes:
-        colour = {"primary": "bold green", "replica": "cyan"}.get(node.role, "bold red")
-        woke = ms(node.wakes[-20:], "us")
-        rows.add_row(node.hostname, node.region, Text(node.role_text, colour), str(node.txid), ms(node.lags[-20:]), woke)
+        figures = [figure for values in (node.lags, node.wakes) for figure in last_and_median(values)]
+        read = f"{node.seen} of {node.reads}" if node.reads else "-"
+        rows.add_row(node.hostname, node.region, Text(node.role, COLOURS[node.role]), str(node.txid), *figures, read)
     return rows
 
 
-def summary(demo: Demo) -> list[Table | Text]:
-    figures = Table(box=None, padding=(0, 2, 0, 0))
-    figures.add_column("replica")
+def last_and_median(values: list[float]) -> tuple[str, str]:
+    return (ms(values[-1]), ms(statistics.median(values))) if values else ("-", "-")
+
+
+def summary(demo: Demo, *, log: bool) -> list[Table | Text]:
+    """What is left on the screen; with ``log``, what happened too."""
+    figures = Table("replica", **PLAIN)
     for name in ("lag", "woke", "90th", "30 ms poll", "saw its write", "unwaited"):
         figures.add_column(name, justify="right")
-    for node in demo.nodes:
-        if node.wakes:
-            figures.add_row(
-                f"{node.hostname} ({node.region})",
-                ms(node.lags),
-                ms(node.wakes, "us"),
-                ms([percentile(node.wakes)], "us"),
-                ms(node.polls, "us"),
-                f"{node.seen} of {node.reads}",
-                f"{node.seen_without_waiting} of {node.reads_without_waiting}",
-            )
-    lines = [Text(line) for line in demo.log]
+    for node in (node for node in demo.nodes if node.wakes):
+        figures.add_row(
+            f"{node.hostname} ({node.region})",
+            ms(statistics.median(node.lags)),
+            ms(statistics.median(node.wakes)),
+            ms(percentile(node.wakes)),
+            ms(statistics.median(node.polls)) if node.polls else "-",
+            f"{node.seen} of {node.reads}",
+            f"{node.unwaited_seen} of {node.unwaited_reads}",
+        )
+    reads, seen, lost = (sum(getattr(node, name) for node in demo.nodes) for name in ("reads", "seen", "lost"))
+    vain = f"; {lost} waits of {LOST:g} s were in vain" if lost else ""
+    result = f"{seen} of {reads} reads after wait_for_tx saw the row that had just been written{vain}"
     notes = (
-        "lag            from the commit on the primary to the wake of wait_for_tx on the replica, median",
-        "woke, 90th     from the moment the replica had the transaction to that wake, median and 90th percentile",
-        "30 ms poll     the same for a loop that reads the file every 30 ms",
-        "saw its write  reads on the replica after wait_for_tx; unwaited: the same reads without it",
-        "All nodes, watchers and the writer ran in this one process.",
+        "lag         from the primary's commit to the wake of wait_for_tx on the replica",
+        "woke, 90th  from the replica's -pos showing it to that wake; 90th percentile",
+        "30 ms poll  the same for a loop that reads -pos every 30 ms, in the same run",
+        "unwaited    the same reads, without wait_for_tx",
+        "Medians. All nodes, watchers and the writer share this one process.",
     )
     return [
-        Text(f"{demo.writes} writes in {demo.elapsed:.1f} s", "bold"),
-        *lines,
+        *(Text(line) for line in (demo.log if log else ())),
+        Text(),
+        Text(f"{demo.writes} writes in {demo.elapsed:.1f} s, with a fail-over", "bold"),
+        Text(result, "bold" if demo.good else "bold red"),
         Text(),
         figures,
         Text(),
@@ -114,13 +139,6 @@ def summary(demo: Demo) -> list[Table | Text]:
     ]
 
 
-def percentile(values: list[float]) -> float:
-    return sorted(values)[int(len(values) * 0.9)]
-
-
-def ms(seconds: list[float], unit: str = "ms") -> str:
-    """The median; milliseconds, or with ``us`` microseconds where it is less than one."""
-    if not seconds:
-        return "-"
-    median = statistics.median(seconds)
-    return f"{median * 1e6:.0f} us" if unit == "us" and median < 0.001 else f"{median * 1e3:.1f} ms"
+def ms(seconds: float) -> str:
+    """In milliseconds; to the hundredth where they are few."""
+    return f"{seconds * 1e3:.{2 if seconds < 0.01 else 1}f} ms"

@@ -13,6 +13,9 @@ import click
 from litefs_watch import Position, PrimaryChange, Status, TxChange
 from litefs_watch.sources import SourceStatus
 
+RESTING = ("turned off", "resting")
+"""How the detail of a source begins that is not alive, and does not have to be."""
+
 
 def safe(text: str) -> str:
     """The text with whatever is not printable escaped."""
@@ -22,6 +25,36 @@ def safe(text: str) -> str:
 def emit(record: Mapping[str, Any]) -> None:
     """One object, one line, at once."""
     click.echo(json.dumps(record, ensure_ascii=True))
+
+
+def warn(text: str) -> None:
+    """A line on stderr."""
+    click.echo(f"litefs-watch: {safe(text)}", err=True)
+
+
+def now() -> str:
+    """UTC, to the millisecond, as LiteFS writes it in its events."""
+    return timestamp(datetime.now(UTC))
+
+
+def timestamp(when: datetime) -> str:
+    return f"{when:%Y-%m-%dT%H:%M:%S}.{when.microsecond // 1000:03d}Z"
+
+
+def role_text(role: str, primary: str | None) -> str:
+    """The role in a few words."""
+    if role == "replica":
+        return f"replica of {safe(primary)}" if primary is not None else "replica of a primary without a name"
+    return "unknown: no primary is known" if role == "unknown" else role
+
+
+def reasons(status: Status) -> list[str]:
+    """Why nothing is known: what the sources miss that should be alive. inotify never tells a role."""
+    down = (source for name, source in status.sources.items() if name != "files" and not source.alive)
+    return [source.detail for source in down if not source.detail.startswith(RESTING)]
+
+
+# JSON. Names of several words are written as LiteFS writes its own: `primaryChange`, `isPrimary`.
 
 
 def position_record(position: Position | None) -> dict[str, Any] | None:
@@ -37,10 +70,17 @@ def change_record(change: TxChange | PrimaryChange) -> dict[str, Any]:
             **(position_record(change.position) or {}),
             "previous": position_record(change.previous),
         }
-    return {"type": "primary_change", **asdict(change)}
+    return {
+        "type": "primaryChange",
+        "role": change.role,
+        "primary": change.primary,
+        "previousRole": change.previous_role,
+        "previousPrimary": change.previous_primary,
+    }
 
 
 def status_record(status: Status) -> dict[str, Any]:
+    """``lag`` is in seconds."""
     return {
         "hostname": status.hostname,
         "role": status.role,
@@ -54,16 +94,4 @@ def status_record(status: Status) -> dict[str, Any]:
 
 
 def source_record(source: SourceStatus) -> dict[str, Any]:
-    return asdict(source) | {"since": source.since.isoformat(timespec="milliseconds")}
-
-
-def role_text(role: str, primary: str | None) -> str:
-    """The role in a few words."""
-    if role == "replica":
-        return f"replica of {safe(primary)}" if primary is not None else "replica of a primary without a name"
-    return "unknown: no primary is known" if role == "unknown" else role
-
-
-def now() -> str:
-    """The time of day, UTC, to the millisecond."""
-    return datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]
+    return asdict(source) | {"since": timestamp(source.since)}

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import click
 
-from litefs_watch import Settings, Watcher
-from litefs_watch.cli.app import asynchronous, node_options
-from litefs_watch.cli.output import emit, role_text
+from litefs_watch import Role, Settings, Watcher
+from litefs_watch.cli.options import check_seconds, node_options
+from litefs_watch.cli.output import emit, reasons, role_text, safe, warn
+from litefs_watch.cli.process import asynchronous
 
 
-@click.command("primary")
+@click.command("primary", short_help="Say who the primary is; status 0 if it is this node.")
 @click.option(
-    "-w", "--wait", "timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="First wait until a primary is known."
+    "-w",
+    "--wait",
+    "timeout",
+    type=click.FloatRange(min=0),
+    callback=check_seconds,
+    metavar="SECONDS",
+    help="First wait until a primary is known.",
 )
 @node_options
 @asynchronous
@@ -20,9 +27,14 @@ async def command(settings: Settings, as_json: bool, timeout: float | None) -> i
     async with Watcher(settings) as watcher:
         if timeout is not None:
             await watcher.wait_for_primary(timeout=timeout)
-        role, primary = watcher.role, watcher.primary
+        status = watcher.status
     if as_json:
-        emit({"hostname": watcher.hostname, "role": role, "primary": primary})
+        emit({"hostname": status.hostname, "role": status.role, "primary": status.primary})
+    elif status.role is Role.PRIMARY:
+        click.echo(f"primary: this node, {safe(status.hostname)}")
     else:
-        click.echo(role_text(role, primary))
-    return 0 if role == "primary" else 1
+        click.echo(role_text(status.role, status.primary))
+    if status.role is Role.UNKNOWN:
+        for reason in reasons(status):
+            warn(reason)
+    return 0 if status.role is Role.PRIMARY else 1

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from litefs_watch import Role, Settings, Status, Watcher
-from litefs_watch.cli.app import asynchronous, node_options
-from litefs_watch.cli.output import emit, role_text, safe, status_record
+from litefs_watch.cli.options import node_options
+from litefs_watch.cli.output import RESTING, emit, role_text, safe, status_record
+from litefs_watch.cli.process import asynchronous
+from litefs_watch.sources import SourceStatus
 
 COLOURS = {Role.PRIMARY: "bold green", Role.REPLICA: "bold cyan", Role.UNKNOWN: "bold red"}
 
@@ -26,31 +28,48 @@ async def command(settings: Settings, as_json: bool) -> int:
     if as_json:
         emit(status_record(status))
     else:
-        show(status, Console(highlight=False, soft_wrap=True))
+        console = Console(highlight=False)
+        for line in lines(status, settings.database):
+            console.print(line, soft_wrap=True)
     return 0 if status.role is not Role.UNKNOWN else 1
 
 
-def show(status: Status, console: Console) -> None:
-    head = Table.grid(padding=(0, 2))
-    head.add_row("node", Text(safe(status.hostname)))
-    head.add_row("role", Text(role_text(status.role, status.primary), COLOURS[status.role]))
-    head.add_row("lag", Text(lag_text(status)))
-    for database, position in sorted(status.positions.items()):
-        head.add_row(Text(safe(database)), Text(f"{position.txid}  ({position})"))
-    console.print(head)
-    if status.sources:
-        sources = Table("source", "", "since", "", box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for name, source in status.sources.items():
-            mark = Text("alive", "green") if source.alive else Text("away", "yellow")
-            age = datetime.now(UTC) - source.since
-            detail = Text(safe(source.detail))
-            if source.fault:
-                detail.append(f"\nunreadable: {safe(source.fault)}", "red")
-            sources.add_row(name, mark, f"{source.since:%H:%M:%S}Z, {age.total_seconds():.0f} s", detail)
-        console.print()
-        console.print(sources)
-    for name, fault in sorted(status.faults.items()):
-        console.print(Text(f"unreadable: {safe(fault)}" if name in fault else f"{safe(name)}: {safe(fault)}", "red"))
+def lines(status: Status, database: str | None) -> Iterator[Text]:
+    """``database`` is listed even where it has not been seen."""
+    positions = {name: f"{position.txid}  ({position})" for name, position in sorted(status.positions.items())}
+    if database is not None and status.sources:
+        positions.setdefault(database, "not seen")
+    rows = [
+        ("node", Text(safe(status.hostname))),
+        ("role", Text(role_text(status.role, status.primary), COLOURS[status.role])),
+        ("lag", Text(lag_text(status))),
+        *((safe(name), Text(text, "" if name in status.positions else "yellow")) for name, text in positions.items()),
+    ]
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        yield Text(f"{name:{width}}  ") + text
+    yield Text()
+    if not status.sources:
+        yield Text("standalone: nothing is watched, this node counts as the primary, and every wait is met", "yellow")
+    for name, source in status.sources.items():
+        yield source_line(name, source)
+    known = {source.detail for source in status.sources.values()}
+    faults = [source.fault for name, source in status.sources.items() if source.fault and name != "reread"]
+    for fault in dict.fromkeys([*faults, *(status.faults[name] for name in sorted(status.faults))]):
+        if fault not in known:
+            yield Text(f"unreadable: {safe(fault)}", "red")
+
+
+def source_line(name: str, source: SourceStatus) -> Text:
+    if source.alive:
+        mark = Text("alive", "green")
+    elif source.detail.startswith(RESTING):
+        mark = Text("idle ", "dim")
+    else:
+        mark = Text("away ", "bold yellow")
+    age = (datetime.now(UTC) - source.since).total_seconds()
+    since = f"since {source.since:%H:%M:%S}Z ({age:.0f} s)"
+    return Text.assemble(f"{name:6}  ", mark, f"  {since}  ", safe(source.detail))
 
 
 def lag_text(status: Status) -> str:
