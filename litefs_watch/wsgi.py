@@ -71,9 +71,7 @@ class LiteFSMiddleware:
         self._policy = Policy(Options(**options))
         self._watcher = watcher
         self._hostname = watcher.hostname
-        settings = watcher.settings
-        nameless = settings.standalone and not (database or settings.database)
-        self._database = "standalone.db" if nameless else settings.database_or_default(database)
+        self._database = watcher.settings.database_or_default(database)
         self._replay: Answering | Strategy = FlyReplay() if replay is None else replay
         if not isinstance(self._replay, Answering) and not callable(self._replay):
             raise ConfigError(f"replay: FlyReplay(), Redirect(...) or a function, not {replay!r}")

@@ -117,6 +117,7 @@ def test_a_call_without_a_database_needs_a_default() -> None:
     with pytest.raises(ConfigError, match="DATABASE_FILENAME"):
         Settings("/l").database_or_default(None)
     assert Settings("/l").database_or_default("a.db") == "a.db"
+    assert Settings(standalone=True).database_or_default(None)
     assert Settings("/l", "a.db").database_or_default(None) == "a.db"
     with pytest.raises(ConfigError, match="without a path"):
         Settings("/l", "a.db").database_or_default("../a.db")

@@ -95,7 +95,10 @@ class Forwarder:
     def _send_on(self, scope: Scope, request: _Request, hostname: str) -> AbstractAsyncContextManager[httpcore2.Response]:
         if self._pool is None:
             self._pool = httpcore2.AsyncConnectionPool(
-                ssl_context=self._tls, max_connections=self._strategy.max_connections, keepalive_expiry=KEEP_ALIVE
+                ssl_context=self._tls,
+                max_connections=self._strategy.max_connections,
+                keepalive_expiry=KEEP_ALIVE,
+                network_backend=httpcore2.AnyIOBackend(),
             )
         path = target(scope["path"], scope.get("raw_path"), scope["query_string"])
         client = scope.get("client")

@@ -74,9 +74,7 @@ class LiteFSMiddleware:
         self._policy = Policy(Options(**options))
         self._watcher = watcher
         self._hostname = watcher.hostname
-        settings = watcher.settings
-        standalone = settings.standalone and not (database or settings.database)
-        self._database = "" if standalone else settings.database_or_default(database)
+        self._database = watcher.settings.database_or_default(database)
         self._responder = Responder(FlyReplay() if replay is None else replay, self._hostname)
         self._heedless = not self._responder.needs_body
         self._max_waiting = self._policy.options.max_waiting
@@ -122,9 +120,7 @@ class LiteFSMiddleware:
                 raise
             await self._answer_error(exchange, verdict, error, scope, request, send)
 
-    def _start(
-        self, exchange: Exchange, message: Message, scope: Scope, receive: Receive, send: Send
-    ) -> Awaitable[None]:
+    def _start(self, exchange: Exchange, message: Message, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """The response starts (or a WebSocket is accepted, or closed): is it one to replace, or to add to?
 
         Called from where the application sends, so that an exception which it is just handling can be seen.

@@ -7,9 +7,11 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from litefs_watch import ConfigError
+from litefs_watch import ConfigError, Settings, Watcher
+from litefs_watch.asgi import LiteFSMiddleware
 from litefs_watch.consistency import OptionKeywords, Options, Policy
 from litefs_watch.replay import FlyReplay, Forward, Redirect
+from tests.http.fakes import Handler, call
 
 
 @pytest.mark.parametrize(
@@ -108,3 +110,11 @@ def test_paths(patterns: Any, path: str, matches: bool) -> None:
     assert exchange is not None
     assert exchange.writes is matches
     assert (Policy(Options(passthrough_paths=patterns)).begin("POST", path, ()) is None) is matches
+
+
+async def test_standalone_needs_no_database() -> None:
+    """Development without LiteFS: everything runs here, at once."""
+    async with Watcher(Settings(standalone=True)) as watcher:
+        for method in ("GET", "POST"):
+            reply = await call(LiteFSMiddleware(Handler(), watcher), method, "/", [("cookie", "txnum=5")])
+            assert reply.status == 200
