@@ -49,8 +49,8 @@ def run(code: str, environment: dict[str, str]) -> str:
 
 def test_the_fastapi_example_runs(environment: SimulatedNode) -> None:
     """As it stands, under its lifespan."""
-    module: dict[str, Any] = {}
-    exec(compile(block("FastAPI(lifespan"), "README.md", "exec", dont_inherit=True), module)
+    module: dict[str, Any] = {"__name__": __name__}
+    exec(compile(block("/fail-over"), "README.md", "exec", dont_inherit=True), module)
     environment.commit()
     with TestClient(module["app"]) as client, ThreadPoolExecutor(1) as pool:
         assert client.get("/orders?after=2").json() == {"at": 2, "primary": None}
@@ -68,7 +68,7 @@ def test_the_fastapi_example_runs(environment: SimulatedNode) -> None:
 
 def test_the_example_is_short() -> None:
     """Twelve lines of code, blank ones aside."""
-    assert len([line for line in block("FastAPI(lifespan").splitlines() if line.strip()]) <= 12
+    assert len([line for line in block("/fail-over").splitlines() if line.strip()]) <= 12
 
 
 def test_the_second_example_runs(environment: SimulatedNode) -> None:
@@ -81,6 +81,17 @@ def test_the_second_example_runs(environment: SimulatedNode) -> None:
     assert "did not reach transaction 2 within 0.1 s" in output
 
 
+def test_the_middleware_is_added_as_shown(environment: SimulatedNode) -> None:
+    """A write on a replica is replayed, by FastAPI and by Flask."""
+    environment.set_primary("node-b")
+    module: dict[str, Any] = {"__name__": __name__}
+    exec(compile(block("app.add_middleware"), "README.md", "exec", dont_inherit=True), module)
+    with TestClient(module["app"]) as client:
+        assert client.post("/").headers["fly-replay"] == "instance=node-b"
+    exec(compile(block("app.wsgi_app ="), "README.md", "exec", dont_inherit=True), module)
+    assert module["app"].test_client().post("/").headers["fly-replay"] == "instance=node-b"
+
+
 def test_the_cluster_example_runs() -> None:
     """A row written on the primary is read on the replica."""
     assert run(block("SimulatedCluster(size=2"), {}) == "(1,)\n"
@@ -88,7 +99,7 @@ def test_the_cluster_example_runs() -> None:
 
 def test_every_python_block_is_run_here() -> None:
     """A new example needs a test of its own."""
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 5
 
 
 def test_the_settings_table_has_every_setting() -> None:
