@@ -146,8 +146,10 @@ class Settings(BaseModel):
         return self.hostname or os.environ.get("FLY_MACHINE_ID") or os.uname().nodename
 
     def database_or_default(self, database: str | None) -> str:
-        """The database that a call means. Raises `ConfigError` when none is named, or the name can't be one; standalone, none
-        has to be."""
+        """The database that a call means; standalone, none has to be named.
+
+        Raises `ConfigError` when none is, or the name can't be one.
+        """
         name = self.database if database is None else database
         if name is None and self.standalone:
             return "standalone.db"  # nothing is watched: any name will do

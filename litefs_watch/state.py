@@ -212,7 +212,9 @@ class NodeState:
         self._away = read.mount is Mount.AWAY or (self._mounted and read.mount is Mount.ORDINARY)
         if self._away:
             self.lag_ms = None
-            return [] if self._streaming else self._claim(_NOBODY, read.began, sure=self._mounted)
+            if self._streaming:  # a wrong directory, or none yet: LiteFS's own word stands
+                return self._heed_stream(read.began)
+            return self._claim(_NOBODY, read.began, sure=self._mounted)
         if ".lag" not in read.faults:
             self.lag_ms = read.lag_ms
 

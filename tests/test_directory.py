@@ -156,3 +156,10 @@ def test_each_look_opens_the_files_anew(tmp_path: Path) -> None:
     (tmp_path / "new").write_text(POSITION.replace("5/", "6/"))
     (tmp_path / "new").rename(tmp_path / "app.db-pos")
     assert directory.look([]).positions["app.db"].txid == 6
+
+
+def test_a_name_can_not_write_the_log(tmp_path: Path) -> None:
+    """Names are anybody's who can write to an ordinary directory."""
+    (tmp_path / "a\n2026-01-01 role: primary\x1b[0m-pos").write_text("garbage")
+    (fault,) = Directory(tmp_path).look([]).faults.values()
+    assert fault.isprintable()

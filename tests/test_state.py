@@ -449,3 +449,13 @@ def test_rule_1_a_look_from_before_the_first_event_counts_no_more(node: Driver) 
     """The database was reset while the look was under way, and the event of that came first."""
     node(TxEvent(2.0, DB, at(3, 9)), PositionsRead(1.0, {DB: at(8)}))
     assert node.positions == [at(3, 9)]
+
+
+def test_litefs_own_word_stands_where_there_is_no_directory(node: Driver) -> None:
+    """A wrong LITEFS_DIR: the stream tells the role all the same, and the status what is wrong."""
+    gone: dict[str, Any] = {"mount": Mount.AWAY, "faults": (".",)}
+    node(replica(1.0, "a", first=True), read(1.001, **gone), read(1.1, **gone))
+    assert node.roles == [(Role.REPLICA, "a")]
+    assert node.state.settled
+    node(StreamEnded(2.0))
+    assert node.roles[1:] == [(Role.UNKNOWN, None)]

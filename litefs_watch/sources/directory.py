@@ -104,7 +104,12 @@ class Directory:
         except FileNotFoundError:
             return None
         except OSError as error:
-            faults[name] = f"{name}: {error.strerror}"
+            faults[name] = f"{_printable(name)}: {error.strerror}"
         except WireError as error:
-            faults[name] = f"{name}: {error}"
+            faults[name] = f"{_printable(name)}: {error}"
         return None
+
+
+def _printable(name: str) -> str:
+    """A file's name for a message: whoever made the file must not write the log."""
+    return name if name.isprintable() else ascii(name)
