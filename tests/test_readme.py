@@ -131,3 +131,13 @@ def test_the_core_has_four_dependencies() -> None:
     """All else is an extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {re.split(r"[<>=~ ]", name)[0] for name in project["dependencies"]} == {"anyio", "watchfiles", "pydantic", "h11"}
+
+
+def test_the_table_of_litefs_js_calls_is_whole() -> None:
+    """Every call of `litefs_watch.litefs_js` stands in it, and nothing that does not exist."""
+    from litefs_watch import litefs_js
+
+    table = README.split("### Coming from litefs-js")[1].split("\n## ")[0]
+    rows = [row.split("|")[2] for row in table.splitlines() if row.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(?:litefs_js\.)?(\w+)\(", row)}
+    assert named == {name for name in litefs_js.__all__ if name[0].islower()}
