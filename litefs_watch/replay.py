@@ -136,8 +136,8 @@ class Forward:
         return passed
 
     def response_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> HeaderList:
-        """The headers of the primary's answer that are for the client."""
-        return end_to_end(headers)
+        """The headers of the primary's answer that are for the client. This node's server writes ``date`` and ``server``."""
+        return [(name, value) for name, value in end_to_end(headers) if name not in (b"date", b"server")]
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> HeaderList:

@@ -22,7 +22,7 @@ class FakeWatcher:
         self.role = role
         self.primary = primary
         self.known: Position | None = Position(txid, 1)
-        self.file: Position | None | Exception = None
+        self.file: Position | Exception | None = None
         """What reading the file gives; None: what is known."""
         self.waits: list[tuple[Any, ...]] = []
         self.reads = 0

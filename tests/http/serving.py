@@ -30,9 +30,7 @@ def listening() -> Iterator[socket.socket]:
 
 
 @contextmanager
-def serve(
-    app: Any, sock: socket.socket | None = None, *, lifespan: Literal["auto", "on", "off"] = "on"
-) -> Iterator[str]:
+def serve(app: Any, sock: socket.socket | None = None, *, lifespan: Literal["auto", "on", "off"] = "on") -> Iterator[str]:
     """Serve ``app``; gives the address, without a slash at the end."""
     if sock is None:
         with listening() as own, serve(app, own, lifespan=lifespan) as url:

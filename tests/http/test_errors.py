@@ -36,10 +36,10 @@ def while_handling(outer: Exception, inner: BaseException, *, suppressed: bool =
     try:
         try:
             raise inner
-        except BaseException:
+        except BaseException:  # noqa: BLE001
             if suppressed:
                 raise outer from None
-            raise outer
+            raise outer  # noqa: B904 - with the other as its context is what is tested
     except Exception as error:  # noqa: BLE001
         return error
 

@@ -104,17 +104,17 @@ def test_a_get_that_writes_on_a_replica_is_replayed(site: Site) -> None:
 
 def test_a_handler_may_ask_for_the_primary(site: Site) -> None:
     """``ensure_primary`` in the handler (in FastAPI, as a dependency) is answered with the replay."""
-    assert site.ask("node-a", "GET", "/primary").text.strip().strip("\"") == "here"
+    assert site.ask("node-a", "GET", "/primary").text.strip().strip('"') == "here"
     reply = site.ask("node-b", "GET", "/primary")
     assert (reply.status_code, reply.headers.get("fly-replay"), reply.content) == (409, "instance=node-a", b"")
 
 
 def test_a_handler_may_ask_for_an_instance(site: Site) -> None:
     """``ensure_instance``, from the primary too."""
-    assert site.ask("node-a", "GET", "/on/node-a").text.strip().strip("\"") == "here"
+    assert site.ask("node-a", "GET", "/on/node-a").text.strip().strip('"') == "here"
     assert site.ask("node-a", "GET", "/on/node-b").headers.get("fly-replay") == "instance=node-b"
     assert site.ask("node-b", "GET", "/on/node-a").headers.get("fly-replay") == "instance=node-a"
-    assert site.ask("node-b", "GET", "/on/node-b").text.strip().strip("\"") == "here"
+    assert site.ask("node-b", "GET", "/on/node-b").text.strip().strip('"') == "here"
 
 
 def test_a_stream_is_streamed(site: Site) -> None:

@@ -43,7 +43,7 @@ VALUES: list[tuple[bytes, object, object]] = [
     (b'"42"', GARBAGE, GARBAGE),
     (b"NaN", GARBAGE, GARBAGE),
     ("٤٢".encode(), GARBAGE, GARBAGE),
-    ("４２".encode(), GARBAGE, GARBAGE),
+    ("\N{FULLWIDTH DIGIT FOUR}2".encode(), GARBAGE, GARBAGE),
     (b"\xff\xfe", GARBAGE, GARBAGE),
     (b"\x0042", GARBAGE, GARBAGE),
     (b"42.c2lnbmF0dXJlIG9mIDIyIQ", GARBAGE, GARBAGE),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -103,7 +104,7 @@ async def test_a_flickering_primary_holds_a_write_once() -> None:
     reply = await ask(watcher, "POST")
     assert is_refusal(reply)
     watcher.waits.clear()
-    roles = iter([Role.REPLICA, Role.UNKNOWN])
+    roles: Iterator[Any] = iter([Role.REPLICA, Role.UNKNOWN])
 
     async def flicker(*, timeout: float) -> None:
         watcher.waits.append(next(roles))
@@ -163,7 +164,8 @@ async def test_a_primary_without_a_name_cannot_be_replayed_to(caplog: pytest.Log
 
 
 @pytest.mark.parametrize(
-    "name", ["a\r\nset-cookie: x=1", "a;state=evil", "a b", "a,b", "", "é", "a/../b", "a:80", "a@b", "..", "-x", "x" * 254, "a\0"]
+    "name",
+    ["a\r\nset-cookie: x=1", "a;state=evil", "a b", "a,b", "", "é", "a/../b", "a:80", "a@b", "..", "-x", "x" * 254, "a\0"],
 )
 async def test_a_hostname_cannot_inject_anything(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """A ``.primary`` that would end a header, a field or a host is no primary to replay to."""
