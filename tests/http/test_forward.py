@@ -14,6 +14,7 @@ import anyio
 import httpx2
 import pytest
 
+import litefs_watch.asgi.forwarder  # noqa: F401 - what it imports reads files: once, and not in a test
 from litefs_watch import Role
 from litefs_watch.asgi import Forward, LiteFSMiddleware
 from litefs_watch.asgi.types import Message, Receive, Scope, Send
