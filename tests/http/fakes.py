@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import anyio
+
 from litefs_watch import NoPrimary, NotPrimary, Position, Role, Settings, WaitTimeout, Watcher, WrongInstance
 from litefs_watch.asgi.types import App, Message, Receive, Scope, Send
 
@@ -141,16 +143,19 @@ def scope_of(
     } | others
 
 
-async def call(app: App, *arguments: Any, body: Iterable[bytes] = (b"",), **others: Any) -> Reply:
-    """Send one request through ``app``: the arguments are those of `scope_of`."""
-    reply = Reply()
+async def call(
+    app: App, *arguments: Any, body: Iterable[bytes] = (b"",), reply: Reply | None = None, **others: Any
+) -> Reply:
+    """Send one request through ``app``: the arguments are those of `scope_of`. ``reply`` is filled where it raises, too."""
+    reply = Reply() if reply is None else reply
     pieces = list(body)
 
     async def receive() -> Message:
         reply.received += 1
         if pieces:
             return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
-        return {"type": "http.disconnect"}
+        await anyio.sleep_forever()  # the client stays
+        raise AssertionError
 
     async def send(message: Message) -> None:
         reply.messages.append(message)

@@ -213,16 +213,9 @@ async def test_what_the_application_deals_with_itself_stays() -> None:
 async def test_an_unrelated_error_page_passes_and_raises() -> None:
     """Starlette's page goes out, and its exception goes on to the server's log."""
     app = LiteFSMiddleware(Starlette(routes=shop(KeyError("bug"))), replica().watcher)
-    reply, scope = Reply(), {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request"}
-
-    async def send(message: Any) -> None:
-        reply.messages.append(message)
-
+    reply = Reply()
     with pytest.raises(KeyError, match="bug"):
-        await app(scope, receive, send)
+        await call(app, reply=reply)
     assert reply.status == 500
 
 

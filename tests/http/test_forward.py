@@ -17,13 +17,14 @@ import pytest
 import litefs_watch.asgi.forwarder  # noqa: F401 - what it imports reads files: once, and not in a test
 from litefs_watch import Role
 from litefs_watch.asgi import Forward, LiteFSMiddleware
+from litefs_watch.asgi.forwarder import Forwarder
 from litefs_watch.asgi.types import Message, Receive, Scope, Send
 from litefs_watch.replay import end_to_end
 from tests.http.fakes import FakeWatcher, Handler, Reply, call, replica, scope_of, unknown
 from tests.http.serving import serve
 
 MEGABYTE = 1 << 20
-Lifespan = Any
+assert Forwarder  # imported here: an import reads files, which no test may do on the event loop
 
 
 class Primary:
@@ -40,7 +41,7 @@ class Primary:
                 await send({"type": message["type"] + ".complete"})
             return
         self.requests += 1
-        await getattr(self, scope["path"].strip("/").partition("/")[0] or "show")(scope, receive, send)
+        await getattr(self, scope["path"].strip("/") or "show", self.show)(scope, receive, send)
 
     async def show(self, scope: Scope, receive: Receive, send: Send) -> None:
         digest, size = hashlib.sha256(), 0
@@ -252,18 +253,7 @@ async def test_a_primary_that_cannot_be_reached_is_503() -> None:
 async def test_a_primary_that_stays_silent_is_504(served: tuple[Primary, str]) -> None:
     """Whether it did anything is not known, and the answer says so."""
     async with forwarding(served[1], timeout=0.05) as app:
-        incoming: list[Message] = [{"type": "http.request"}]
-        reply = Reply()
-
-        async def receive() -> Message:
-            if not incoming:
-                await anyio.sleep_forever()
-            return incoming.pop()
-
-        async def send(message: Message) -> None:
-            reply.messages.append(message)
-
-        await app(scope_of("POST", "/silent", [("host", "h")]), receive, send)
+        reply = await call(app, "POST", "/silent", [("host", "h")])
     assert (reply.status, reply.header("retry-after"), b"not known" in reply.body) == (504, None, True)
 
 
@@ -272,7 +262,7 @@ async def test_a_primary_that_breaks_off_is_502(said: bytes) -> None:
     """It closes the connection, or speaks something else."""
     with broken_primary(said) as url:
         async with forwarding(url) as app:
-            reply = await call_open(app)
+            reply = await call(app, "POST", "/", [("host", "h")])
     assert (reply.status, b"not known" in reply.body) == (502, True)
 
 
@@ -282,7 +272,7 @@ async def test_an_answer_that_breaks_off_breaks_off() -> None:
         async with forwarding(url) as app:
             reply = Reply()
             with pytest.raises(Exception, match="peer closed"):
-                await call_open(app, reply)
+                await call(app, "POST", "/", [("host", "h")], reply=reply)
     assert (reply.status, reply.body) == (200, b"half")
     assert reply.messages[-1]["more_body"]
 
@@ -317,23 +307,6 @@ def test_over_real_sockets_on_both_sides() -> None:
                     assert dict(reply.json()["headers"])["litefs-forwarded"] == "node-a"
                     assert len(reply.headers.get_list("date")) == 1
                     assert len(reply.headers.get_list("server")) == 1
-
-
-async def call_open(app: Any, reply: Reply | None = None) -> Reply:
-    """A request whose client stays."""
-    answer = reply or Reply()
-    incoming: list[Message] = [{"type": "http.request"}]
-
-    async def receive() -> Message:
-        if not incoming:
-            await anyio.sleep_forever()
-        return incoming.pop()
-
-    async def send(message: Message) -> None:
-        answer.messages.append(message)
-
-    await app(scope_of("POST", "/", [("host", "h")]), receive, send)
-    return answer
 
 
 class broken_primary:  # noqa: N801 - used as a function
