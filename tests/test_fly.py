@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterable
 
+import dns.asyncresolver  # an import reads files: not while a test runs
 import pytest
 
 from litefs_watch import ConfigError
@@ -34,7 +35,6 @@ async def test_the_machines_and_their_regions(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_chunks_are_joined_before_they_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     """A TXT record is cut every 255 bytes, in the middle of an id, too: litefs-js makes two of it."""
-    import dns.asyncresolver
 
     class Record:
         strings = (b"148e21 ams,91", b"85a6 fra")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import http.client
 import os
@@ -34,8 +35,13 @@ def get(node: SimulatedNode, path: str) -> tuple[int, bytes]:
 
 
 def open_descriptors() -> set[str]:
+    """What is open, by what it is: numbers are given again, and other tests' threads may just be ending."""
     gc.collect()
-    return set(os.listdir("/proc/self/fd"))
+    links = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            links.add(os.readlink(f"/proc/self/fd/{number}"))
+    return links
 
 
 def test_nothing_is_left_behind(open_stream: OpenStream) -> None:
@@ -51,8 +57,8 @@ def test_nothing_is_left_behind(open_stream: OpenStream) -> None:
         node.start()
         node.freeze()
     stream.close()
-    assert set(threading.enumerate()) == threads
-    assert open_descriptors() == descriptors
+    assert set(threading.enumerate()) <= threads
+    assert open_descriptors() <= descriptors
     assert not directory.exists()
     with pytest.raises(ConnectionRefusedError):
         connect(node)
