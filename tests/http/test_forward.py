@@ -17,14 +17,12 @@ import pytest
 import litefs_watch.asgi.forwarder  # noqa: F401 - what it imports reads files: once, and not in a test
 from litefs_watch import Role
 from litefs_watch.asgi import Forward, LiteFSMiddleware
-from litefs_watch.asgi.forwarder import Forwarder
 from litefs_watch.asgi.types import Message, Receive, Scope, Send
 from litefs_watch.replay import end_to_end
 from tests.http.fakes import FakeWatcher, Handler, Reply, call, replica, scope_of, unknown
 from tests.http.serving import serve
 
 MEGABYTE = 1 << 20
-assert Forwarder  # imported here: an import reads files, which no test may do on the event loop
 
 
 class Primary:
