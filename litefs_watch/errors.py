@@ -9,7 +9,10 @@
     ├── WatcherClosed                   you stopped the watcher, or have not started it
     ├── NotPrimary                      this must run on another node, whose name it carries
     │   └── WrongInstance               … on an instance that the caller chose
-    └── NoPrimary                       this must run on the primary, and none is known
+    ├── NoPrimary                       this must run on the primary, and none is known
+    └── HaltError                       LiteFS's HALT lock can't be had; says why
+        ├── HaltTimeout (WaitTimeout)   … was not granted in time
+        └── HaltExpired                 … was gone before its block ended: later writes failed
 
 *Closed* means that you closed it. What LiteFS does (freezing, dying, handing over) is no exception: it shows in
 ``watcher.status`` and heals by itself.
@@ -59,3 +62,15 @@ class WrongInstance(NotPrimary):
 
 class NoPrimary(LiteFSWatchError):
     """No primary is known at this moment (a fail-over, LiteFS down, or nothing read yet): try again shortly."""
+
+
+class HaltError(LiteFSWatchError):
+    """The HALT lock can't be had: no mount of LiteFS, no such database, or no primary in reach."""
+
+
+class HaltTimeout(HaltError, WaitTimeout):
+    """LiteFS did not grant the HALT lock in time: another node holds it, or a transaction is open on the primary."""
+
+
+class HaltExpired(HaltError):
+    """The HALT lock was gone before its block ended (30 s, a restart of LiteFS, another primary): later writes failed."""

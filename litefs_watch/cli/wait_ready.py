@@ -1,0 +1,82 @@
+"""``litefs-watch wait-ready``: for health checks and compose files."""
+
+from __future__ import annotations
+
+import anyio
+import click
+
+from litefs_watch import Role, Settings, Status, Watcher
+from litefs_watch.cli.app import FAILED, TIMED_OUT
+from litefs_watch.cli.options import check_seconds, node_options
+from litefs_watch.cli.output import emit, reasons, role_text, warn
+from litefs_watch.cli.process import asynchronous
+
+MAX_LAG = 10.0  # seconds; the limit of the health check in LiteFS's own proxy (http/proxy_server.go: DefaultMaxLag)
+_LOOK = 0.02  # seconds between two looks at what the watcher knows, which costs no I/O: nothing announces the lag
+
+
+@click.command("wait-ready", short_help="Say whether this node is ready to serve; wait until it is.")
+@click.option(
+    "--max-lag",
+    type=click.FloatRange(min=0),
+    callback=check_seconds,
+    default=MAX_LAG,
+    show_default=True,
+    metavar="SECONDS",
+    help="Ready only where the primary was heard so shortly ago.",
+)
+@click.option(
+    "-t",
+    "--timeout",
+    type=click.FloatRange(min=0),
+    callback=check_seconds,
+    metavar="SECONDS",
+    help="Wait for so long (status 124). Without it: look once.",
+)
+@node_options
+@asynchronous
+async def command(settings: Settings, as_json: bool, max_lag: float, timeout: float | None) -> int:
+    """Ready: the role is known, the first replication is done, and the lag is under a limit. Status 0 if so, else 1.
+
+    With --timeout, wait for that; 124 where it did not come in time. What is missing is said on stderr.
+    """
+    async with Watcher(settings) as watcher:
+        if timeout is not None:
+            with anyio.move_on_after(timeout):
+                while missing(watcher.status, max_lag) is not None:  # noqa: ASYNC110 - the lag is no event
+                    await anyio.sleep(_LOOK)
+        status = watcher.status
+    problem = missing(status, max_lag)
+    if as_json:
+        emit(
+            {
+                "ready": problem is None,
+                "reason": problem,
+                "hostname": status.hostname,
+                "role": status.role,
+                "primary": status.primary,
+                "lag": status.lag,
+                "replicated": status.replicated,
+            }
+        )
+    elif problem is None:
+        click.echo(f"ready: {role_text(status.role, status.primary)}")
+    if problem is None:
+        return 0
+    if timeout is None:
+        warn(f"not ready: {problem}")
+        return FAILED
+    warn(f"not ready within {timeout:g} s: {problem}")
+    return TIMED_OUT
+
+
+def missing(status: Status, max_lag: float) -> str | None:
+    """Why the node is not ready, in one line; None where it is."""
+    if status.role is Role.UNKNOWN:
+        why = "; ".join(reasons(status))
+        return f"no primary is known ({why})" if why else "no primary is known"
+    if status.replicated is False:
+        return "the first replication is not done"
+    if status.lag is not None and status.lag > max_lag:
+        return f"the lag is {status.lag:.3f} s, over {max_lag:g} s"
+    return None
