@@ -6,8 +6,9 @@ is forked has such a descriptor and closes it when it ends or execs. Within the 
 would lose the lock. So a small process of our own holds it: nothing that the application starts can inherit it, and it ends
 with the application.
 
-LiteFS frees an overdue lock on the primary only, 30 to 35 s after it was granted, and does not tell the replica, which goes
-on writing what the primary then refuses. So the lock is given back here when its 30 s are over, before that can happen.
+LiteFS frees an overdue lock on the primary only, 30 to 35 s after it was granted, and does not tell the replica. Measured on
+0.5.14: once the primary has written, the replica's database stays locked, and even giving the lock back hangs. So it is
+given back here when its 30 s are over, before that can happen.
 """
 
 from __future__ import annotations
@@ -104,9 +105,9 @@ async def halt(
     that says PRIMARY, and where ``LITEFS_STANDALONE`` is set, LiteFS is not asked. ``database`` and ``litefs_dir`` come from
     the environment where they are not given, as for `Settings`.
 
-    Hold it shortly: meanwhile nobody else writes, not even the primary, where in rollback mode nobody reads either. It takes
-    as long as a request to the primary and some 20 ms, and at most ``timeout`` seconds; LiteFS itself gives up after 10. It
-    lives for 30 s.
+    Hold it shortly: meanwhile nobody else writes, and on the primary a new connection can't even read (``database is
+    locked``, ``locking protocol``). It takes as long as a request to the primary and some 20 ms, and at most ``timeout``
+    seconds; LiteFS itself gives up after 10. It lives for 30 s.
 
     It stays while subprocesses of any kind run inside, and they write as well. It is lost with this process, with LiteFS on
     this node, and with another primary.
@@ -125,6 +126,8 @@ async def halt(
             held = await thread.run(holder.acquire)
         except BaseException:
             holder.abandon()
+            with anyio.move_on_after(_PARTING, shield=True):
+                await thread.run(holder.reap)  # it may have been acquired at the last moment
             raise
         try:
             yield held
@@ -153,11 +156,7 @@ def halted(
     if holder is None:
         yield Halt(name, forwarded=False, ends=0)
         return
-    try:
-        held = holder.acquire()
-    except BaseException:
-        holder.abandon()
-        raise
+    held = holder.acquire()
     try:
         yield held
     except BaseException as error:
@@ -190,7 +189,6 @@ class _Holder:
         self._directory = directory
         self._database = database
         self._timeout = min(timeout, ACQUIRE_LIMIT)
-        self._starting = threading.Lock()
         self._abandoned = False
         self._process: subprocess.Popen[bytes] | None = None
         self._answers = b""
@@ -208,14 +206,14 @@ class _Holder:
             answer = self._read(began + self._timeout)
         except BaseException:
             self.abandon()
-            self._reap()
+            self.reap()
             raise
         if answer is None:
             process.kill()
         if answer in ("held", "primary"):
             return Halt(self._database, forwarded=answer == "held", ends=began + LIFETIME)
         took = time.monotonic() - began
-        self._reap()
+        self.reap()
         if answer is None or (answer == str(errno.EIO) and took > _GIVEN_UP):
             raise HaltTimeout(
                 f"LiteFS did not grant the HALT lock on {self._database} within {took:.1f} s: another node holds it, or a "
@@ -227,25 +225,24 @@ class _Holder:
         # The interpreter that multiprocessing starts: `sys.executable` is the server in uWSGI, say.
         python = os.fsdecode(multiprocessing.spawn.get_executable() or "")
         command = [python, "-I", "-S", "-c", _HOLDER, str(self._directory / f"{self._database}-lock"), str(LIFETIME)]
-        with self._starting:
-            if self._abandoned:
-                raise HaltError("the HALT lock is not wanted any more")
-            try:
-                # A session of its own, so that Ctrl-C does not end it before the application has tidied up.
-                self._process = subprocess.Popen(  # noqa: S603 - our own program
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    cwd="/",
-                    bufsize=0,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise HaltError(
-                    f"the process that holds the HALT lock did not start: {python!r}: {error.strerror}; "
-                    "multiprocessing.set_executable() tells where Python is"
-                ) from error
+        try:
+            # A session of its own, so that Ctrl-C does not end it before the application has tidied up.
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                bufsize=0,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise HaltError(
+                f"the process that holds the HALT lock did not start: {python!r}: {error.strerror}; "
+                "multiprocessing.set_executable() tells where Python is"
+            ) from error
+        if self._abandoned:  # meanwhile
+            self._process.kill()
         return self._process
 
     def _refusal(self, answer: str, status: int | None) -> str:
@@ -266,17 +263,18 @@ class _Holder:
 
     def abandon(self) -> None:
         """Never mind the lock: whoever waits for it returns, and reaps the process."""
-        with self._starting:
-            self._abandoned = True
-            if self._process is not None and os.getpid() == self._owner:
-                self._process.kill()
+        self._abandoned = True
+        if self._process is not None and os.getpid() == self._owner:
+            self._process.kill()
 
     def finish(self) -> None:
         """Wait for the release. Raises `HaltExpired` where the lock was gone before."""
         if os.getpid() != self._owner:
             return  # the lock is the parent's
-        answer = self._read(time.monotonic() + _RELEASE_LIMIT)
-        self._reap()
+        try:
+            answer = self._read(time.monotonic() + _RELEASE_LIMIT)
+        finally:
+            self.reap()
         if answer == "expired":
             raise HaltExpired(
                 f"the HALT lock on {self._database} was held for longer than {LIFETIME:g} s, and expired: later "
@@ -311,7 +309,7 @@ class _Holder:
         line, _, self._answers = self._answers.partition(b"\n")
         return line.decode()
 
-    def _reap(self) -> None:
+    def reap(self) -> None:
         """Be rid of the process: give it a moment to end by itself, unless it is stuck or not wanted."""
         if (process := self._process) is None:
             return

@@ -77,9 +77,12 @@ async def test_it_does_nothing_on_the_primary() -> None:
 
 def test_it_does_nothing_on_the_primary_in_threads() -> None:
     """The same with a `BlockingWatcher`."""
-    with SimulatedNode() as node, BlockingWatcher(node.settings()) as watcher:
-        with halted("other.db", watcher=watcher) as held:
-            assert (held.database, held.forwarded, held.remaining) == ("other.db", False, float("inf"))
+    with (
+        SimulatedNode() as node,
+        BlockingWatcher(node.settings()) as watcher,
+        halted("other.db", watcher=watcher) as held,
+    ):
+        assert (held.database, held.forwarded, held.remaining) == ("other.db", False, float("inf"))
 
 
 async def test_a_replica_asks_for_it(replica: SimulatedNode) -> None:

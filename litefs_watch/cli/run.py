@@ -19,6 +19,7 @@ from litefs_watch.sources.http import HTTP_ERRORS, request
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as a shell has it
 _ANSWER = 10.0  # seconds for LiteFS's answer to POST /promote, which it gives before the hand-off
+_HAND_OVER = 5.0  # seconds until LiteFS is asked again, where a hand-off has come to nothing; one takes about 1 s
 _AGAIN = 0.25  # seconds between two requests, where no primary was there to hand over
 _LIMIT = 4096  # bytes of what LiteFS says
 
@@ -125,15 +126,16 @@ async def become_primary(watcher: Watcher, ends: float) -> None:
     warn("asking LiteFS to make this node the primary")
     while not watcher.is_primary:
         status, said = await post_promote(f"{watcher.settings.api_url}/promote")
-        if status == 200:  # asked for, no more than that
-            await watcher.wait_for_role(Role.PRIMARY, timeout=left(ends))
-        elif status == 409:
+        if status == 409:
             raise LiteFSWatchError(f"this node can't become the primary (lease.candidate in litefs.yml): {said}")
-        elif anyio.current_time() >= ends:
-            raise WaitTimeout(f"this node did not become the primary in time: LiteFS answered {status}, {said!r}")
-        else:  # between two primaries there is none that could hand over
-            with suppress(WaitTimeout):
-                await watcher.wait_for_role(Role.PRIMARY, timeout=min(_AGAIN, left(ends)))
+        # 200 says that the lease was asked for, no more. Others: between two primaries none is there to hand it over.
+        patience = min(_HAND_OVER if status == 200 else _AGAIN, left(ends))
+        with suppress(WaitTimeout):
+            await watcher.wait_for_role(Role.PRIMARY, timeout=patience)
+        if not watcher.is_primary and left(ends) == 0:
+            answer = "200" if status == 200 else said or str(status)
+            now = role_text(watcher.role, watcher.primary)
+            raise WaitTimeout(f"this node did not become the primary in time; it is {now}; LiteFS answered: {answer}")
     warn(f"primary: this node, {watcher.hostname}")
 
 
@@ -154,13 +156,14 @@ def left(ends: float) -> float:
 async def shell(words: str, where: str) -> int:
     """Run a command line in a shell, with this process's own streams. Its exit status, as a shell has it."""
     warn(f"running {where}: {words}")
-    process = await anyio.open_process(words, stdin=None, stdout=None, stderr=None)
+    # A session of its own: a shell that is ended leaves its children behind, a group can be ended as a whole.
+    process = await anyio.open_process(words, stdin=None, stdout=None, stderr=None, start_new_session=True)
     try:
         status = await process.wait()
     except BaseException:
         with anyio.CancelScope(shield=True):
             with suppress(ProcessLookupError):
-                process.terminate()
+                os.killpg(process.pid, signal.SIGTERM)
             await process.wait()
         raise
     finally:

@@ -128,7 +128,7 @@ def test_a_shell_can_complete_commands() -> None:
     command = [sys.executable, "-m", "litefs_watch"]
     env = {"_LITEFS_WATCH_COMPLETE": "bash_complete", "COMP_WORDS": "litefs-watch wa", "COMP_CWORD": "1"}
     done = subprocess.run(command, env=env | {"PYTHONPATH": ":".join(sys.path)}, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["plain,watch", "plain,wait"]
+    assert done.stdout.split() == ["plain,watch", "plain,wait", "plain,wait-ready"]
 
 
 def test_safe_text() -> None:
