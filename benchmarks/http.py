@@ -1,141 +1,207 @@
-"""What the middleware costs a request, beside the bare application and Starlette's BaseHTTPMiddleware doing the same."""
+"""What the middleware adds to a request, beside the bare application and Starlette's `BaseHTTPMiddleware` doing the same.
+
+In one process first, call by call, in turn; then through uvicorn in a process of its own, over loopback, with connections
+that stay open. The node is a simulated replica, with a running watcher.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import random
+import socket
 import statistics
-import threading
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import httpx2
 import uvicorn
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
+from starlette.responses import Response
 
 from benchmarks.table import show
-from litefs_watch import Position, Settings, Watcher
+from litefs_watch import Watcher
 from litefs_watch.asgi import LiteFSMiddleware
-from litefs_watch.readings import RoleEvent, TxEvent
+from litefs_watch.testing import SimulatedNode
 
-ROUNDS = 15
-REQUESTS = 4_000
-SERVED_ROUNDS = 7
-SERVED_SECONDS = 1.5
-PLAIN = [(b"host", b"example.com"), (b"user-agent", b"benchmark"), (b"accept", b"*/*"), (b"cookie", b"theme=dark; lang=en")]
-MET = [*PLAIN[:-1], (b"cookie", b"theme=dark; txnum=41; lang=en")]
+CALLS = 2_000
+ROUNDS = 31
+SECONDS = 0.25
+SERVED_ROUNDS = 41
+CONNECTIONS = 16
 
-START = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
-BODY = {"type": "http.response.body", "body": b"ok"}
+# What a browser sends with a page; the second has our cookie, for a transaction that the node has.
+HEADERS = [
+    (b"host", b"localhost:8000"),
+    (b"user-agent", b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
+    (b"accept", b"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+    (b"accept-language", b"en-US,en;q=0.5"),
+    (b"accept-encoding", b"gzip, deflate, br, zstd"),
+    (b"connection", b"keep-alive"),
+    (b"sec-fetch-mode", b"navigate"),
+    (b"cookie", b"session=0123456789abcdef0123456789abcdef; theme=dark"),
+]
+MET = [*HEADERS[:-1], (b"cookie", HEADERS[-1][1] + b"; txnum=1")]
 
 
 async def bare(scope: Any, receive: Any, send: Any) -> None:
-    await send(START)
-    await send(BODY)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+    await send({"type": "http.response.body", "body": b"hello"})
 
 
-def replica() -> Watcher:
-    """A watcher that knows: a replica, at transaction 42. Nothing is watched."""
-    watcher = Watcher(Settings("/nowhere", "app.db", api_url=None))
-    for moment in (1.0, 2.0):
-        watcher._state.apply(RoleEvent(moment, is_primary=False, hostname="node-b"))
-    watcher._state.apply(TxEvent(3.0, "app.db", Position(42)))
-    watcher._running = True
-    return watcher
+def base_http(watcher: Watcher) -> Any:
+    """What one would write: wait for the cookie's transaction, then go on."""
 
-
-class ByHand(BaseHTTPMiddleware):
-    """The same for this request, as one writes it with Starlette's class: read the cookie, compare, go on."""
-
-    def __init__(self, app: Any, watcher: Watcher) -> None:
-        super().__init__(app)
-        self._watcher = watcher
-
-    async def dispatch(self, request: Request, call_next: Any) -> Any:
-        if request.method == "GET" and (seen := request.cookies.get("txnum")) is not None:
-            await self._watcher.wait_for_tx(int(seen), timeout=0.5)
+    async def dispatch(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        txid = request.cookies.get("txnum", "")
+        if txid.isdecimal() and not watcher.is_primary:
+            await watcher.wait_for_tx(int(txid), timeout=0.5)
         return await call_next(request)
 
-
-async def send(message: Any) -> None:
-    """A server that throws everything away."""
+    return BaseHTTPMiddleware(bare, dispatch=dispatch)
 
 
-async def receive() -> Any:
+async def receive() -> dict[str, Any]:
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
-async def a_request(app: Any, headers: list[tuple[bytes, bytes]], requests: int) -> float:
-    """Microseconds, over so many of them."""
-    scope = {"type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"", "headers": headers}
-    scope |= {"http_version": "1.1", "scheme": "http", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2)}
+async def send(message: Any) -> None:
+    pass
+
+
+async def microseconds(app: Any, headers: list[tuple[bytes, bytes]]) -> float:
+    """For one call, on average over some; the scope is as large as uvicorn's."""
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "server": ("127.0.0.1", 8000),
+        "client": ("127.0.0.1", 50000),
+        "scheme": "http",
+        "method": "GET",
+        "root_path": "",
+        "path": "/",
+        "raw_path": b"/",
+        "query_string": b"",
+        "headers": headers,
+        "state": {},
+    }
+    calls = CALLS // 10 if isinstance(app, BaseHTTPMiddleware) else CALLS
     began = time.perf_counter()
-    for _ in range(requests):
-        await app(dict(scope), receive, send)
-    return (time.perf_counter() - began) / requests * 1e6
+    for _ in range(calls):
+        await app(scope, receive, send)
+    return (time.perf_counter() - began) / calls * 1e6
 
 
 async def in_process() -> None:
-    watcher = replica()
-    ways: dict[str, tuple[Any, list[tuple[bytes, bytes]]]] = {
-        "bare application": (bare, PLAIN),
-        "LiteFSMiddleware, no cookie of ours": (LiteFSMiddleware(bare, watcher), PLAIN),
-        "LiteFSMiddleware, a cookie that is met": (LiteFSMiddleware(bare, watcher), MET),
-        "BaseHTTPMiddleware, no cookie": (ByHand(bare, watcher), PLAIN),
-        "BaseHTTPMiddleware, a cookie that is met": (ByHand(bare, watcher), MET),
+    with SimulatedNode(primary="node-b") as node:
+        async with Watcher(node.settings()) as watcher:
+            ours = LiteFSMiddleware(bare, watcher)
+            ways = {
+                "bare application": (bare, HEADERS),
+                "LiteFSMiddleware, without our cookie": (ours, HEADERS),
+                "LiteFSMiddleware, with one that is met": (ours, MET),
+                "BaseHTTPMiddleware, without our cookie": (base_http(watcher), HEADERS),
+                "BaseHTTPMiddleware, with one that is met": (base_http(watcher), MET),
+            }
+            times: dict[str, list[float]] = {name: [] for name in ways}
+            for _ in range(ROUNDS):
+                for name, (app, headers) in ways.items():
+                    times[name].append(await microseconds(app, headers))
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    floor = medians["bare application"]
+    rows = [[name, f"{median:.2f} us", f"{median - floor:+.2f} us"] for name, median in medians.items()]
+    show(f"One request, in process (median of {ROUNDS} rounds, in turn)", ["", "median", "over bare"], rows)
+
+
+def serve(way: str, descriptor: int) -> None:
+    """In a process of its own: uvicorn with one of the applications."""
+
+    async def run() -> None:
+        with SimulatedNode(primary="node-b") as node:
+            async with Watcher(node.settings()) as watcher:
+                app = {"bare": bare, "ours": LiteFSMiddleware(bare, watcher), "base": base_http(watcher)}[way]
+                config = uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False)
+                await uvicorn.Server(config).serve([socket.socket(fileno=descriptor)])
+
+    asyncio.run(run())
+
+
+class Server:
+    """A served application, and connections to it."""
+
+    def __init__(self, way: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.address = listener.getsockname()
+            command = [sys.executable, "-m", "benchmarks.http", way, str(listener.fileno())]
+            self._process = subprocess.Popen(command, pass_fds=[listener.fileno()], env=os.environ)
+
+    async def connect(self) -> None:
+        self._connections = [await asyncio.open_connection(*self.address) for _ in range(CONNECTIONS)]
+
+    async def requests(self, headers: list[tuple[bytes, bytes]]) -> float:
+        """Requests a second, over ``SECONDS``."""
+        lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+        request, done, until = b"GET / HTTP/1.1\r\n" + lines + b"\r\n", 0, time.perf_counter() + SECONDS
+
+        async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal done
+            while time.perf_counter() < until:
+                writer.write(request)
+                if not (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200"):
+                    raise RuntimeError("not the answer that was expected")
+                done += 1
+
+        began = time.perf_counter()
+        await asyncio.gather(*(client(*connection) for connection in self._connections))
+        return done / (time.perf_counter() - began)
+
+    def stop(self) -> None:
+        for _, writer in self._connections:
+            writer.close()
+        self._process.terminate()
+        self._process.wait()
+
+
+async def served() -> None:
+    servers = {way: Server(way) for way in ("bare", "ours", "base")}
+    ways = {
+        "bare application": ("bare", HEADERS),
+        "LiteFSMiddleware, without our cookie": ("ours", HEADERS),
+        "LiteFSMiddleware, with one that is met": ("ours", MET),
+        "BaseHTTPMiddleware, with one that is met": ("base", MET),
     }
-    measured: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):  # in turn, so that a machine that slows down slows all of them
-        for name, (app, headers) in ways.items():
-            slow = name.startswith("Base")
-            measured[name].append(await a_request(app, headers, REQUESTS // 10 if slow else REQUESTS))
-    baseline = statistics.median(measured["bare application"])
-    rows = [
-        [name, f"{(m := statistics.median(times)):.2f} us", f"{m - baseline:+.2f} us"] for name, times in measured.items()
-    ]
-    show("One request, in process", ["", "median", "over bare"], rows)
-
-
-@contextmanager
-def served(app: Any) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_config=None))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-def rate(url: str) -> float:
-    """Requests a second, one after the other on one connection."""
-    with httpx2.Client(headers={"cookie": "txnum=41"}) as client:
-        client.get(url)
-        count, began = 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - began) < SERVED_SECONDS:
-            client.get(url)
-            count += 1
-    return count / elapsed
-
-
-def through_uvicorn() -> None:
-    ratios: list[float] = []
-    rates: dict[str, list[float]] = {"bare application": [], "LiteFSMiddleware": []}
-    with served(bare) as plain, served(LiteFSMiddleware(bare, replica())) as ours:
-        for _ in range(SERVED_ROUNDS):
-            for name, url in (("bare application", plain), ("LiteFSMiddleware", ours)):
-                rates[name].append(rate(url))
-            ratios.append(rates["LiteFSMiddleware"][-1] / rates["bare application"][-1])
-    rows = [[name, f"{statistics.median(each):,.0f}"] for name, each in rates.items()]
-    show("Through uvicorn, requests a second", ["", "median"], rows)
-    print(f"\n  {statistics.median(ratios) - 1:+.1%} (median of {SERVED_ROUNDS} rounds, each beside the other)")
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for server in servers.values():
+        await server.connect()
+    for number in range(SERVED_ROUNDS + 1):
+        turn = list(ways.items())
+        random.Random(number).shuffle(turn)
+        for name, (way, headers) in turn:
+            rate = await servers[way].requests(headers)
+            if number:  # the first round warms up
+                rates[name].append(rate)
+    for server in servers.values():
+        server.stop()
+    medians = {name: statistics.median(each) for name, each in rates.items()}
+    # Of each round's own baseline: what else the machine does is in both.
+    baseline = rates["bare application"]
+    shares = {
+        name: statistics.median(rate / bare_rate - 1 for rate, bare_rate in zip(each, baseline, strict=True))
+        for name, each in rates.items()
+    }
+    rows = [[name, f"{median:,.0f}", f"{shares[name]:+.1%}"] for name, median in medians.items()]
+    title = f"Through uvicorn, {CONNECTIONS} connections (median of {SERVED_ROUNDS} rounds of {SECONDS:g} s, in turn)"
+    show(title, ["", "requests/s", "of bare"], rows)
 
 
 def main() -> None:
     asyncio.run(in_process())
-    through_uvicorn()
+    asyncio.run(served())
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], int(sys.argv[2]))

@@ -82,17 +82,18 @@ class LiteFSMiddleware:
         listen_for_reports()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
-        if kind != "http" and kind != "websocket":
+        kind, policy = scope["type"], self._policy
+        if kind == "http":
+            exchange = policy.begin(scope["method"], scope["path"], scope["headers"])
+        elif kind == "websocket":
+            exchange = policy.begin_websocket(scope["path"], scope["headers"])
+        else:
             await self._lifespan(scope, receive, send)
             return
-        policy = self._policy
-        http = kind == "http"
-        exchange = policy.begin(scope["method"] if http else "GET", scope["path"], scope["headers"])
         if exchange is None:
             await self.app(scope, receive, send)
             return
-        if exchange.writes or (http and (exchange.cookie_txid is not None or exchange.header_txid is not None)):
+        if exchange.asks and not policy.is_met(exchange, self._watcher.position(self._database)):
             action = policy.decide(exchange, self._node())
             if action is not RUN:
                 action = await self._settle(exchange, action, lambda: policy.decide(exchange, self._node()))
@@ -126,7 +127,7 @@ class LiteFSMiddleware:
         Called from where the application sends, so that an exception which it is just handling can be seen.
         """
         http = message["type"] == "http.response.start"
-        error = exchange.error or sys.exception() if message["type"] != "websocket.accept" else None
+        error = (exchange.error or sys.exception()) if message["type"] != "websocket.accept" else None
         if error is not None and (not http or message["status"] >= 500):
             verdict = self._policy.failed(exchange, self._node(), error)
             if verdict is not None:

@@ -35,11 +35,18 @@ class Node(NamedTuple):
 class Exchange:
     """A request and its response. Mutable, one for each request, and shared with the handler through `SCOPE_KEY`.
 
-    The defaults are the class's, so that making one costs little more than what is set.
+    The defaults are the class's, and there is no ``__init__``: making one costs no more than what is set.
     """
 
+    method = "GET"
+    headers: Headers = ()
+
+    asks = False
+    """Whether there is anything to `Policy.decide`: a write, or a token."""
     writes = False
     """Whether it must run on the primary: by its method, or by its path."""
+    token: int | None = None
+    """The newest TXID that the client says it has seen: the larger of these two."""
     cookie_txid: int | None = None
     header_txid: int | None = None
     garbage = False
@@ -69,18 +76,6 @@ class Exchange:
     """Set by the shell when the response has started."""
     answered: BaseException | None = None
     """Set by the shell: the exception whose response was replaced."""
-
-    def __init__(self, method: str, path: str, headers: Headers) -> None:
-        self.method = method
-        self.path = path
-        self.headers = headers
-
-    @property
-    def token(self) -> int | None:
-        """The newest TXID that the client says it has seen."""
-        if self.cookie_txid is None or self.header_txid is None:
-            return self.header_txid if self.cookie_txid is None else self.cookie_txid
-        return max(self.cookie_txid, self.header_txid)
 
     @property
     def replayed(self) -> bool:

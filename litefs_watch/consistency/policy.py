@@ -3,6 +3,7 @@
 A shell (ASGI, WSGI, Django) drives it::
 
     exchange = policy.begin(method, path, headers)     # None: leave it alone
+    if exchange.asks:                                  # else it runs
     while (action := policy.decide(exchange, node)) is not RUN:
         Wait, Hold      do it, set exchange.waited or exchange.held, and decide again with the node as it is then
         Replay, Refuse  answer so: done
@@ -57,6 +58,7 @@ class Policy:
         self._carriers = frozenset(filter(None, (b"cookie" if options.cookie else b"", self._header)))
         self._primary_path = compile_paths("primary_paths", options.primary_paths)
         self._passthrough_path = compile_paths("passthrough_paths", options.passthrough_paths)
+        self._monotonic = options.monotonic
         self._max_ahead = None if options.secrets else options.max_ahead
 
     # When the request arrives.
@@ -64,16 +66,18 @@ class Policy:
     def begin(self, method: str, path: str, headers: Headers) -> Exchange | None:
         """What a request asks for; None where the application wants it left alone.
 
-        ``method`` is in upper case; of what has none (a WebSocket), GET. ``headers`` have their names in lower case.
+        ``method`` is in upper case; ``headers`` have their names in lower case.
         """
         if self._passthrough_path is not None and self._passthrough_path(path):
             return None
-        exchange = Exchange(method, path, headers)
+        exchange = Exchange()
+        exchange.method = method
+        exchange.headers = headers
         if method not in SAFE_METHODS or (
             self._primary_path is not None and method != "OPTIONS" and self._primary_path(path)
         ):
-            exchange.writes = True
-        if self.options.monotonic:
+            exchange.writes = exchange.asks = True
+        if self._monotonic:
             exchange.touched = True
         carriers, needle = self._carriers, self._needle
         for name, value in headers:
@@ -82,18 +86,35 @@ class Policy:
         return exchange
 
     def _take(self, exchange: Exchange, carrier: bytes, value: bytes) -> None:
-        if carrier == self._header:
-            if exchange.header_txid is None and not isinstance(found := self._tokens.decode(value), Verdict):
+        if carrier != b"cookie":
+            found = self._tokens.decode(value)
+            if exchange.header_txid is None and not isinstance(found, Verdict):
                 exchange.header_txid = found
+                exchange.token = max(found, exchange.token or 0)
+                exchange.asks = True
         elif self._cookie is not None and exchange.cookie_txid is None and not exchange.garbage:
             raw = self._cookie.find(value)
             if raw is None:
                 return
-            seen = self._tokens.decode(raw)
-            if seen is Verdict.GARBAGE:
+            found = self._tokens.decode(raw)
+            if found is Verdict.GARBAGE:
                 exchange.garbage = exchange.touched = True
-            elif not isinstance(seen, Verdict):
-                exchange.cookie_txid = seen
+            elif not isinstance(found, Verdict):
+                exchange.cookie_txid = found
+                exchange.token = max(found, exchange.token or 0)
+                exchange.asks = True
+
+    def begin_websocket(self, path: str, headers: Headers) -> Exchange | None:
+        """The same of a WebSocket, which has no method. It waits for no TXID: a connection is no read."""
+        exchange = self.begin("GET", path, ())
+        if exchange is not None:
+            exchange.headers = headers
+        return exchange
+
+    def is_met(self, exchange: Exchange, position: Position | None) -> bool:
+        """Whether this is a read whose TXID is here: it runs on every node, whatever its role. Short for `decide`."""
+        token = exchange.token
+        return not exchange.writes and token is not None and position is not None and token <= position.txid
 
     def decide(self, exchange: Exchange, node: Node) -> Action:
         """What to do now. Call it again after each wait, with the node as it is then, until it is `RUN` or an answer."""
