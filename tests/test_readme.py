@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from litefs_watch import Settings
+from litefs_watch import Settings, blocking
 from litefs_watch.testing import SimulatedNode
 
 ROOT = Path(__file__).parent.parent
@@ -89,7 +89,11 @@ def test_the_middleware_is_added_as_shown(environment: SimulatedNode) -> None:
     with TestClient(module["app"]) as client:
         assert client.post("/").headers["fly-replay"] == "instance=node-b"
     exec(compile(block("app.wsgi_app ="), "README.md", "exec", dont_inherit=True), module)
-    assert module["app"].test_client().post("/").headers["fly-replay"] == "instance=node-b"
+    try:
+        assert module["app"].test_client().post("/").headers["fly-replay"] == "instance=node-b"
+    finally:
+        for watcher in list(blocking._all):
+            watcher.stop()
 
 
 def test_the_cluster_example_runs() -> None:

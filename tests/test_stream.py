@@ -248,7 +248,7 @@ async def test_pauses_grow_and_begin_anew_only_after_a_steady_stream(monkeypatch
     pauses: list[float] = []
     monkeypatch.setattr(stream_module, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(stream_module, "LAST_PAUSE", 2.0)
-    monkeypatch.setattr("random.uniform", lambda low, high: high if (low, high) == (0.5, 1.0) else None)
+    monkeypatch.setattr(stream_module._jitter, "uniform", lambda low, high: high if (low, high) == (0.5, 1.0) else None)
     lives = iter([0.0, 0.4, 0.0, 0.9, 0.0, 0.0, 0.0, 0.0, 1.5, 0.0])
 
     async def session(self: EventStream, url: str) -> float:
