@@ -13,7 +13,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Generic, Self
 
@@ -34,7 +35,7 @@ logger = logging.getLogger("litefs_watch")
 _START_LIMIT = 10.0  # seconds; a watcher starts within 5, and an event loop within less
 
 
-class _Inner(Watcher):
+class InnerWatcher(Watcher):
     """The watcher in the thread, which also wakes those who wait outside of it."""
 
     def __init__(self, settings: Settings | None) -> None:
@@ -43,6 +44,7 @@ class _Inner(Watcher):
         self.blocked_on_role = RoleWaiters()
         self.blocking_subscriptions: weakref.WeakSet[BlockingSubscription[TxChange | PrimaryChange]] = weakref.WeakSet()
         self.callbacks: list[Callable[[PrimaryChange], object]] = []
+        self.token: EventLoopToken | None = None
         super().__init__(settings)
 
     def _announce(self, change: TxChange | PrimaryChange) -> None:
@@ -71,6 +73,64 @@ class _Inner(Watcher):
             self.blocked_on_role.close()
             for subscription in list(self.blocking_subscriptions):
                 subscription._queue.close()
+
+    @contextmanager
+    def awaited_tx(self, waiter: TxWaiter, timeout: float | None) -> Iterator[bool]:
+        """For as long as it lasts, ``waiter`` is woken when its transaction is here. Gives whether there is anything to wait
+        for: not where it is here, the watcher is stopped, or there is no time."""
+        with self.lock:
+            known = self._state.positions.get(waiter.database)
+            if known is not None and known.txid >= waiter.txid:
+                waiter.position = known
+            elif not self.running:
+                waiter.closed = True
+            waits = waiter.position is None and not waiter.closed and (timeout is None or timeout > 0)
+            if waits:
+                self.blocked_on_tx.add(waiter)
+        try:
+            if waits and self.token is not None and not self.streaming:  # else it looks more often by itself
+                call_soon(self.token, lambda: self.hurry(waiter.database))
+            yield waits
+        finally:
+            if waits:
+                with self.lock:
+                    self.blocked_on_tx.discard(waiter)
+
+    def outcome_of_tx(self, waiter: TxWaiter, timeout: float | None) -> Position:
+        """The position that ended the wait. Raises `WatcherClosed` and `WaitTimeout`."""
+        if waiter.position is not None:
+            return waiter.position
+        if waiter.closed:
+            raise WatcherClosed(
+                f"the watcher was stopped while transaction {waiter.txid} of {waiter.database} was waited for"
+            )
+        raise self._late(waiter.database, waiter.txid, timeout)
+
+    @contextmanager
+    def awaited_role(self, waiter: RoleWaiter, timeout: float | None) -> Iterator[bool]:
+        """The same for a role."""
+        with self.lock:
+            if self.role in waiter.wanted:
+                waiter.reached = PrimaryChange(self.role, self.primary, self.role, self.primary)
+            elif not self.running:
+                waiter.closed = True
+            waits = waiter.reached is None and not waiter.closed and (timeout is None or timeout > 0)
+            if waits:
+                self.blocked_on_role.add(waiter)
+        try:
+            yield waits
+        finally:
+            if waits:
+                with self.lock:
+                    self.blocked_on_role.discard(waiter)
+
+    def outcome_of_role(self, waiter: RoleWaiter, timeout: float | None, what: str) -> str | None:
+        """The primary's hostname at the end of the wait. Raises `WatcherClosed` and `WaitTimeout`."""
+        if waiter.reached is not None:
+            return waiter.reached.primary
+        if waiter.closed:
+            raise WatcherClosed("the watcher was stopped while a role was waited for")
+        raise WaitTimeout(f"{what} within {timeout:g} s; it is {self._who()}")
 
     def statistics(self) -> Statistics:
         inner = super().statistics()
@@ -156,9 +216,8 @@ class BlockingWatcher:
     def _fresh(self) -> None:
         """As in a new process: not started, nothing known."""
         self._starting = threading.Lock()
-        self._inner = _Inner(self.settings)
+        self._inner = InnerWatcher(self.settings)
         self._positions = self._inner._state.positions
-        self._token: EventLoopToken | None = None
         self._thread: threading.Thread | None = None
         self._up = False
         self._stopped = False
@@ -170,7 +229,7 @@ class BlockingWatcher:
         with self._starting:
             if self._up:
                 return
-            inner = self._inner = _Inner(self.settings)
+            inner = self._inner = InnerWatcher(self.settings)
             inner.callbacks = self._callbacks
             started = threading.Event()
             failures: list[Exception] = []
@@ -186,9 +245,9 @@ class BlockingWatcher:
             self._stopped = False
             self._up = True
 
-    def _serve(self, inner: _Inner, started: threading.Event, failures: list[Exception]) -> None:
+    def _serve(self, inner: InnerWatcher, started: threading.Event, failures: list[Exception]) -> None:
         async def watch() -> None:
-            self._token = current_token()
+            inner.token = current_token()
             self._stop = anyio.Event()
             async with inner:
                 started.set()
@@ -209,8 +268,8 @@ class BlockingWatcher:
             if not self._up:
                 return
             self._up = False
-            if self._token is not None and self._thread is not None:
-                call_soon(self._token, self._stop.set)
+            if self._inner.token is not None and self._thread is not None:
+                call_soon(self._inner.token, self._stop.set)
                 self._thread.join()
 
     def __enter__(self) -> BlockingWatcher:
@@ -222,8 +281,13 @@ class BlockingWatcher:
     ) -> None:
         self.stop()
 
-    def _running(self) -> _Inner:
-        """The watcher, started if need be."""
+    @property
+    def running(self) -> bool:
+        """Whether it has been started, in this process, and not stopped."""
+        return self._up
+
+    def inner(self) -> InnerWatcher:
+        """The watcher in the thread, started if need be. Raises `WatcherClosed` where it was stopped."""
         if not self._up:
             if self._stopped:
                 raise WatcherClosed("the watcher was stopped")
@@ -240,42 +304,42 @@ class BlockingWatcher:
     @property
     def role(self) -> Role:
         """PRIMARY, REPLICA or UNKNOWN."""
-        return self._running().role
+        return self.inner().role
 
     @property
     def is_primary(self) -> bool:
         """Whether this node takes the writes. False where that is not known."""
-        return self._running().is_primary
+        return self.inner().is_primary
 
     @property
     def primary(self) -> str | None:
         """The primary's hostname; None where it is this node, is not known, or has no name: `role` tells which."""
-        return self._running().primary
+        return self.inner().primary
 
     @property
     def status(self) -> Status:
         """Everything, as of one moment."""
-        return self._running().status
+        return self.inner().status
 
     def position(self, database: str | None = None) -> Position | None:
         """Where the database is, as last heard; None where it has not been seen."""
-        return self._running().position(database)
+        return self.inner().position(database)
 
     def tx_number(self, database: str | None = None) -> int:
         """The TXID where the database is, as last heard; 0 where it has not been seen."""
-        return self._running().tx_number(database)
+        return self.inner().tx_number(database)
 
     def statistics(self) -> Statistics:
         """Counts, for operators and tests."""
-        return self._running().statistics()
+        return self.inner().statistics()
 
     def ensure_primary(self) -> None:
         """Return on the primary. Raises `NotPrimary` on a replica, and `NoPrimary` where no primary is known."""
-        self._running().ensure_primary()
+        self.inner().ensure_primary()
 
     def ensure_instance(self, hostname: str) -> None:
         """Return on the node of that name. Raises `WrongInstance`, a `NotPrimary` that carries ``hostname``, elsewhere."""
-        self._running().ensure_instance(hostname)
+        self.inner().ensure_instance(hostname)
 
     def read_position(self, database: str | None = None) -> Position | None:
         """The position straight from the ``-pos`` file, in this thread; None where there is no such file.
@@ -284,7 +348,7 @@ class BlockingWatcher:
         """
         from litefs_watch.sources.directory import Directory  # not before a watcher is there: it builds the models
 
-        inner = self._running()
+        inner = self.inner()
         name = self.settings.database_or_default(database)
         if self.settings.litefs_dir is None or self.settings.standalone:
             return inner.position(name)
@@ -311,37 +375,16 @@ class BlockingWatcher:
         return self._wait_for_tx(check_txid(txid), self.settings.database_or_default(database), check_timeout(timeout))
 
     def _wait_for_tx(self, txid: int, name: str, timeout: float | None) -> Position:
-        inner = self._running()
+        inner = self.inner()
         if self.settings.standalone:
             return Position(txid)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        ends = None if timeout is None else time.monotonic() + timeout
         woken = threading.Event()
         waiter = TxWaiter(name, txid, woken.set)
-        with inner.lock:
-            known = inner._state.positions.get(name)
-            if known is not None and known.txid >= txid:
-                return known
-            if not inner.running:
-                raise WatcherClosed("the watcher was stopped")
-            if timeout is None or timeout > 0:
-                inner.blocked_on_tx.add(waiter)
-        try:
-            if timeout is None or timeout > 0:
-                self._hurry(inner, name)
-                woken.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
-        finally:
-            with inner.lock:
-                inner.blocked_on_tx.discard(waiter)
-        if waiter.position is not None:
-            return waiter.position
-        if waiter.closed:
-            raise WatcherClosed(f"the watcher was stopped while transaction {txid} of {name} was waited for")
-        raise inner._late(name, txid, timeout)
-
-    def _hurry(self, inner: _Inner, name: str) -> None:
-        """Where the stream serves, it needs no telling; elsewhere the sources look more often while somebody waits."""
-        if self._token is not None and not inner.streaming:
-            call_soon(self._token, lambda: inner.hurry(name))
+        with inner.awaited_tx(waiter, timeout) as waits:
+            if waits:
+                woken.wait(None if ends is None else max(0.0, ends - time.monotonic()))
+        return inner.outcome_of_tx(waiter, timeout)
 
     def wait_for_primary(self, *, timeout: float | None = None) -> str | None:
         """Wait until a primary is known. Returns its hostname; None where it is this node (or has no name: see `role`).
@@ -356,35 +399,23 @@ class BlockingWatcher:
 
     def _wait_for_role(self, wanted: frozenset[Role], timeout: float | None, what: str) -> str | None:
         check_timeout(timeout)
-        inner = self._running()
+        inner = self.inner()
         woken = threading.Event()
         waiter = RoleWaiter(wanted, woken.set)
-        with inner.lock:
-            if inner.role in wanted:
-                return inner.primary
-            if not inner.running:
-                raise WatcherClosed("the watcher was stopped")
-            inner.blocked_on_role.add(waiter)
-        try:
-            woken.wait(None if timeout is None else max(0.0, timeout))
-        finally:
-            with inner.lock:
-                inner.blocked_on_role.discard(waiter)
-        if waiter.reached is not None:
-            return waiter.reached.primary
-        if waiter.closed:
-            raise WatcherClosed("the watcher was stopped while a role was waited for")
-        raise WaitTimeout(f"{what} within {timeout:g} s; it is {inner._who()}")
+        with inner.awaited_role(waiter, timeout) as waits:
+            if waits:
+                woken.wait(timeout)
+        return inner.outcome_of_role(waiter, timeout, what)
 
     # Subscribing.
 
     def changes(self) -> BlockingSubscription[TxChange | PrimaryChange]:
         """Every change from this call on: transactions (of each database the newest) and changes of the primary (all)."""
-        return self._subscribe(BlockingSubscription(self._running().lock, (TxChange, PrimaryChange)))
+        return self._subscribe(BlockingSubscription(self.inner().lock, (TxChange, PrimaryChange)))
 
     def primary_changes(self) -> BlockingSubscription[PrimaryChange]:
         """Every change of the role or the primary from this call on."""
-        return self._subscribe(BlockingSubscription(self._running().lock, (PrimaryChange,)))
+        return self._subscribe(BlockingSubscription(self.inner().lock, (PrimaryChange,)))
 
     def _subscribe(self, subscription: BlockingSubscription[ChangeT]) -> BlockingSubscription[ChangeT]:
         with self._inner.lock:
@@ -402,7 +433,7 @@ class BlockingWatcher:
             if callback in self._callbacks:
                 self._callbacks.remove(callback)
 
-        self._running()
+        self.inner()
         return end
 
 
@@ -414,7 +445,7 @@ def _after_fork() -> None:
     """The child has the parent's memory and none of its threads; locks may be held by threads that are gone."""
     for watcher in list(_all):
         stopped = watcher._stopped
-        _orphans.append((watcher._inner, watcher._token))
+        _orphans.append(watcher._inner)
         watcher._fresh()
         watcher._stopped = stopped
 

@@ -41,6 +41,12 @@ HOP_BY_HOP = frozenset(
     )
 )
 
+BODY_TAKEN = (
+    "This write reached a replica, and its body has been read there: it can't be sent on. Try again at the primary.",
+    "name its path in primary_paths: it is then sent on before anything is read",
+)
+"""Why it is refused, for the client and for the log, when its body can't be sent on any more."""
+
 HeaderList = list[tuple[bytes, bytes]]
 
 

@@ -88,7 +88,7 @@ class Watcher:
         self._reset()
         self._running = True
         self._finished = anyio.Event()
-        _spawn(self._run)
+        spawn(self._run)
         try:
             with anyio.move_on_after(self.settings.start_timeout):
                 await self._ready.wait()
@@ -284,7 +284,7 @@ class Watcher:
             self._tx_waiters.add(waiter)
             try:
                 self._supervisor.hurry(name)
-                await _wait(event, timeout)
+                await wait(event, timeout)
             finally:
                 self._tx_waiters.discard(waiter)
         if waiter.position is not None:
@@ -314,7 +314,7 @@ class Watcher:
         if timeout is None or timeout > 0:
             self._role_waiters.add(waiter)
             try:
-                await _wait(event, timeout)
+                await wait(event, timeout)
             finally:
                 self._role_waiters.discard(waiter)
         if waiter.reached is not None:
@@ -351,7 +351,8 @@ class Watcher:
         return self._subscriptions.add(subscription)
 
 
-async def _wait(event: anyio.Event, timeout: float | None) -> None:
+async def wait(event: anyio.Event, timeout: float | None) -> None:
+    """Until the event is set, or ``timeout`` seconds have passed."""
     if timeout is None:
         await event.wait()
     else:
@@ -359,7 +360,7 @@ async def _wait(event: anyio.Event, timeout: float | None) -> None:
             await event.wait()
 
 
-def _spawn(function: Callable[[], Awaitable[None]]) -> None:
+def spawn(function: Callable[[], Awaitable[None]]) -> None:
     """Run a task that belongs to the event loop, not to the task that asks: an async fixture's may be gone at `stop`."""
     trio = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_task():

@@ -219,9 +219,9 @@ def test_standalone_has_every_transaction() -> None:
 
 
 def test_it_has_the_names_of_the_watcher() -> None:
-    """Whatever Watcher can be asked; but for the lifespan of an ASGI application, and `running`."""
+    """Whatever Watcher can be asked; but for the lifespan of an ASGI application."""
     names = {name for name in dir(Watcher) if not name.startswith("_")}
-    assert names - set(dir(BlockingWatcher)) == {"lifespan", "running"}
+    assert names - set(dir(BlockingWatcher)) == {"lifespan"}
 
 
 def in_child(watcher: BlockingWatcher, connection: Any) -> None:

@@ -3,7 +3,6 @@
 - `middleware`: `LiteFSMiddleware`, a thin shell around `litefs_watch.consistency`.
 - `responder`: how a request that can't run here is answered, on HTTP and before a WebSocket is accepted.
 - `forwarder`: sends a request on to the primary, and streams the answer back.
-- `reports`: how Django and Quart tell of an exception that they have turned into a response.
 - `lifespan`: `LifespanMiddleware`, for frameworks without a lifespan.
 """
 

@@ -9,24 +9,10 @@ from contextlib import AbstractAsyncContextManager
 import anyio
 
 from litefs_watch.asgi.types import Message, Receive, Scope, Send
-from litefs_watch.consistency import refusal
-from litefs_watch.consistency.answers import Answer
-from litefs_watch.errors import ConfigError
+from litefs_watch.forwarding import FAILED, KEEP_ALIVE, failure_of, httpcore2, timeouts_of
 from litefs_watch.replay import Forward, target
 
-try:
-    import httpcore2
-except ImportError as error:  # pragma: no cover
-    raise ConfigError("Forward needs httpcore2: pip install 'litefs-watch[forward]'") from error
-
 logger = logging.getLogger("litefs_watch")
-
-KEEP_ALIVE = 2.0
-"""Seconds that an idle connection is kept. Less than servers do (uvicorn: 5): a write is never sent into one that is just
-being closed, since nobody could tell whether it was done."""
-
-_NOT_SENT = (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.PoolTimeout)
-_FAILED = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError)
 
 
 class ClientGone(Exception):
@@ -41,8 +27,7 @@ class Forwarder:
         self._own = own
         self._tls = httpcore2.default_ssl_context() if strategy.template.startswith("https:") else None
         self._pool: httpcore2.AsyncConnectionPool | None = None
-        timeouts = {"connect": strategy.connect_timeout, "pool": strategy.connect_timeout}
-        self._timeouts = timeouts | {"read": strategy.timeout, "write": strategy.timeout}
+        self._timeouts = timeouts_of(strategy)
 
     async def aclose(self) -> None:
         """Close the idle connections. The next request opens new ones."""
@@ -83,11 +68,11 @@ class Forwarder:
             await send({"type": "http.response.body", "body": b""})
         except ClientGone:
             return None
-        except _FAILED as error:
+        except FAILED as error:
             logger.warning("forwarding %s %s to %s failed: %r", scope["method"], scope["path"], hostname, error)
             if started:
                 return error
-            answer = _failed(error)
+            answer = failure_of(error)
             await send({"type": "http.response.start", "status": answer.status, "headers": list(answer.headers)})
             await send({"type": "http.response.body", "body": answer.body})
         return None
@@ -152,11 +137,3 @@ class _Request:
         await self._read.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
-
-
-def _failed(error: Exception) -> Answer:
-    if isinstance(error, _NOT_SENT):
-        return refusal("The primary can't be reached at this moment. Try again shortly.")
-    if isinstance(error, httpcore2.TimeoutException):
-        return Answer.of(504, text="The primary did not answer in time. Whether it has done what was asked is not known.\n")
-    return Answer.of(502, text="The primary broke off. Whether it has done what was asked is not known.\n")

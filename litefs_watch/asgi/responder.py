@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from litefs_watch.asgi.types import Message, Receive, Scope, Send, Strategy
 from litefs_watch.consistency import Action, Answer, Refuse, Replay, refusal
 from litefs_watch.errors import ConfigError
-from litefs_watch.replay import Answering, Forward, target
+from litefs_watch.replay import BODY_TAKEN, Answering, Forward, target
 
 if TYPE_CHECKING:
     from litefs_watch.asgi.forwarder import Forwarder
@@ -18,10 +18,6 @@ logger = logging.getLogger("litefs_watch")
 TRY_AGAIN_LATER = 1013
 """The code of a WebSocket's close, for now (RFC 6455's registry)."""
 
-_BODY_TAKEN = (
-    "This write reached a replica, and its body has been read there: it can't be sent on. Try again at the primary.",
-    "name its path in primary_paths: it is then sent on before anything is read",
-)
 _HTTP_ONLY = ("A WebSocket can't be sent on from here. Connect to the primary.", "use FlyReplay or Redirect for WebSockets")
 
 
@@ -58,7 +54,7 @@ class Responder:
             if self._send_on is None or scope["type"] != "http":
                 action = Refuse(*_HTTP_ONLY)
             elif isinstance(receive, Body) and receive.taken:
-                action = Refuse(*_BODY_TAKEN)
+                action = Refuse(*BODY_TAKEN)
             else:
                 await self._send_on(scope, receive.again if isinstance(receive, Body) else receive, send, action.hostname)
                 return

@@ -10,20 +10,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
-from anyio import from_thread
 from anyio.lowlevel import EventLoopToken, current_token
 
 T = TypeVar("T")
 
 
 def call_soon(token: EventLoopToken, function: Callable[[], object]) -> bool:
-    """From another thread, run ``function`` in the loop of ``token``. False where that loop is gone."""
+    """From any thread, have ``function`` run in the loop of ``token``, and don't wait for it. False where that loop is gone.
+
+    anyio's own way (`anyio.from_thread.run_sync`) waits for the result: who wakes others would wait for their loops.
+    """
+    loop: Any = token.native_token
+    post = loop.call_soon_threadsafe if hasattr(loop, "call_soon_threadsafe") else loop.run_sync_soon  # asyncio, trio
     try:
-        from_thread.run_sync(function, token=token)
-    except anyio.RunFinishedError:
+        post(function)
+    except RuntimeError:  # trio.RunFinishedError is one, too
         return False
     return True
 

@@ -218,7 +218,7 @@ async def test_a_frozen_litefs_delays_no_response_for_ever(
     cluster: SimulatedCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The read of the position is given up; the response goes out without a TXID, and the log says so."""
-    monkeypatch.setattr("litefs_watch.asgi.middleware.READ_TIMEOUT", 0.05)
+    monkeypatch.setattr("litefs_watch.gate.READ_TIMEOUT", 0.05)
 
     async with site(cluster.primary) as app:
 

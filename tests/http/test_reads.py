@@ -189,7 +189,7 @@ async def test_the_next_one_does_not_wait(on_timeout: Any, status: int) -> None:
         arrive(watcher, 12)
         arrived.set()
     assert (await call(middleware, "GET", "/", [("cookie", "txnum=13")])).status == status  # none waits now: it has waited
-    assert middleware._waiting == 0
+    assert middleware._gate._waiting == 0
 
 
 async def test_a_client_that_hangs_up_leaves_no_waiter() -> None:
@@ -204,9 +204,9 @@ async def test_a_client_that_hangs_up_leaves_no_waiter() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call, middleware, "GET", "/", COOKIE)
         await anyio.wait_all_tasks_blocked()
-        assert middleware._waiting == 1
+        assert middleware._gate._waiting == 1
         tasks.cancel_scope.cancel()
-    assert middleware._waiting == 0
+    assert middleware._gate._waiting == 0
 
 
 async def test_requests_do_not_mix() -> None:

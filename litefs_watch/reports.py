@@ -1,6 +1,6 @@
-"""How Django and Quart tell of an exception that they turn into a response, so that it never reaches a middleware.
+"""How Django, Flask and Quart tell of an exception that they turn into a response, so that it never reaches a middleware.
 
-Both send a signal. Starlette, FastAPI and Litestar need none: they send their error page while handling the exception.
+Each sends a signal. Starlette, FastAPI and Litestar need none: they send their error page while handling the exception.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ def listen_for_reports() -> None:
     """Listen to the frameworks that are loaded. Listening twice is listening once."""
     if (django := sys.modules.get("django.core.signals")) is not None:
         django.got_request_exception.connect(_django_failed, dispatch_uid="litefs_watch")
+    if (flask := sys.modules.get("flask.signals")) is not None:
+        flask.got_request_exception.connect(_flask_failed)
     if (quart := sys.modules.get("quart.signals")) is not None:
         quart.got_request_exception.connect(_quart_failed)
 
@@ -22,6 +24,13 @@ def listen_for_reports() -> None:
 def _django_failed(sender: Any, request: Any = None, **_: Any) -> None:
     if request is not None:
         _report(request, sys.exception())
+
+
+def _flask_failed(sender: Any, exception: BaseException | None = None, **_: Any) -> None:
+    from flask import has_request_context, request
+
+    if has_request_context():
+        _report(request, exception)
 
 
 async def _quart_failed(sender: Any, exception: BaseException | None = None, **_: Any) -> None:

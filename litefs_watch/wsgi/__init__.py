@@ -1,0 +1,15 @@
+"""Read your own writes, for every WSGI application: Flask, Django, Bottle, Falcon, and whatever else gunicorn runs.
+
+- `middleware`: `LiteFSMiddleware`, a thin shell around `litefs_watch.consistency`.
+- `environ`: a request taken apart.
+- `responder`: how a request that can't run here is answered.
+- `forwarder`: sends a request on to the primary, and streams the answer back.
+
+WSGI knows neither WebSockets nor a lifespan: the `BlockingWatcher` starts by itself, after the server has forked.
+"""
+
+from litefs_watch.consistency import mark_written
+from litefs_watch.replay import FlyReplay, Forward, Redirect
+from litefs_watch.wsgi.middleware import LiteFSMiddleware
+
+__all__ = ["FlyReplay", "Forward", "LiteFSMiddleware", "Redirect", "mark_written"]

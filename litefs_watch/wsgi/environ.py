@@ -1,0 +1,90 @@
+"""A WSGI request taken apart (PEP 3333): path, target and headers, as bytes came in; and its body."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from litefs_watch.replay import target
+
+CHUNK = 64 * 1024
+"""Bytes of a body that are read at a time."""
+
+
+def path_of(environ: Mapping[str, Any]) -> str:
+    """The whole path, decoded: WSGI hands bytes over as latin-1."""
+    return _raw_path(environ).decode("utf-8", "replace")
+
+
+def target_of(environ: Mapping[str, Any]) -> str:
+    """Path and query, percent-encoded: as the client wrote them, where the server tells (PEP 3333 does not ask it to)."""
+    raw = next((uri for key in ("RAW_URI", "REQUEST_URI") if (uri := str(environ.get(key, ""))).startswith("/")), "")
+    query = str(environ.get("QUERY_STRING", "")).encode("latin-1", "replace")
+    return target(_raw_path(environ).decode("utf-8", "surrogateescape"), raw.encode("latin-1", "replace"), query)
+
+
+def headers_of(environ: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
+    """The headers, with their names in lower case. Several of one name are one, as the server has joined them."""
+    return [
+        (key[5:].lower().replace("_", "-").encode("latin-1", "replace"), str(value).encode("latin-1", "replace"))
+        for key, value in environ.items()
+        if key.startswith("HTTP_")
+    ]
+
+
+def entity_headers_of(environ: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
+    """The two headers that WSGI keeps apart from the others."""
+    pairs = ((b"content-type", environ.get("CONTENT_TYPE")), (b"content-length", environ.get("CONTENT_LENGTH")))
+    return [(name, str(value).encode("latin-1", "replace")) for name, value in pairs if value]
+
+
+def _raw_path(environ: Mapping[str, Any]) -> bytes:
+    return str(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1", "replace")
+
+
+class Body:
+    """A request's ``wsgi.input`` that knows whether the application has taken some of it."""
+
+    def __init__(self, environ: Mapping[str, Any]) -> None:
+        self._input = environ["wsgi.input"]
+        length = str(environ.get("CONTENT_LENGTH") or "")
+        self._left = int(length) if length.isascii() and length.isdigit() else None
+        # Without a length there is a body only where the server knows its end (chunked, with wsgi.input_terminated).
+        self._ends = bool(environ.get("wsgi.input_terminated") and "HTTP_TRANSFER_ENCODING" in environ)
+        self.taken = False
+
+    def __bool__(self) -> bool:
+        """Whether there is a body."""
+        return bool(self._left) if self._left is not None else self._ends
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._input, name)
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.taken = self.taken or bool(self)
+        return iter(self._input)
+
+    def read(self, *size: int) -> bytes:
+        self.taken = self.taken or bool(self)
+        return bytes(self._input.read(*size))
+
+    def readline(self, *size: int) -> bytes:
+        self.taken = self.taken or bool(self)
+        return bytes(self._input.readline(*size))
+
+    def readlines(self, *hint: int) -> list[bytes]:
+        self.taken = self.taken or bool(self)
+        return list(self._input.readlines(*hint))
+
+    def chunks(self) -> Iterator[bytes]:
+        """The whole body, as it comes. Raises `EOFError` where the client hangs up before its end."""
+        left = self._left
+        while left is None or left > 0:
+            chunk = self._input.read(CHUNK if left is None else min(CHUNK, left))
+            if not chunk:
+                if left is None:
+                    return
+                raise EOFError(f"{left} bytes of the request's body are missing")
+            if left is not None:
+                left -= len(chunk)
+            yield chunk

@@ -1,0 +1,87 @@
+"""`LiteFSMiddleware`: does what `litefs_watch.consistency` decides."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Unpack
+
+from litefs_watch.blocking import BlockingWatcher
+from litefs_watch.consistency import RUN, SCOPE_KEY, Exchange, OptionKeywords, Options
+from litefs_watch.gate import BlockingGate
+from litefs_watch.replay import Answering, FlyReplay, Forward
+from litefs_watch.reports import listen_for_reports
+from litefs_watch.wsgi.environ import Body, headers_of, path_of
+from litefs_watch.wsgi.responder import Responder, Strategy
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+class LiteFSMiddleware:
+    """Clients read their own writes, whichever node answers; writes go to the primary. Put it outermost.
+
+    What `litefs_watch.asgi.LiteFSMiddleware` does, with the same options. ``replay`` is `FlyReplay` (the default),
+    `Redirect`, `Forward`, or a function ``(environ, start_response, hostname)`` that answers the request. `mark_written`
+    takes Flask's and Django's request, or the environ. Exceptions that Flask and Django turn into error pages are seen
+    through their signals.
+
+    Raises `ConfigError` for an option that can't work.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        watcher: BlockingWatcher,
+        *,
+        database: str | None = None,
+        replay: Answering | Forward | Strategy | None = None,
+        **options: Unpack[OptionKeywords],
+    ) -> None:
+        self.app = app
+        self._gate = BlockingGate(watcher, database, Options(**options))
+        self._responder = Responder(FlyReplay() if replay is None else replay, self._gate.hostname)
+        listen_for_reports()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        gate = self._gate
+        exchange = gate.policy.begin(environ["REQUEST_METHOD"], path_of(environ), headers_of(environ))
+        if exchange is None:
+            return self.app(environ, start_response)
+        if exchange.asks and (action := gate.enter(exchange)) is not RUN:
+            return self._responder.respond(action, environ, start_response)
+
+        environ[SCOPE_KEY] = exchange
+        if self._responder.needs_body:
+            environ["wsgi.input"] = Body(environ)
+        replaced: list[BaseException] = []
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+            error = (exchange.error or sys.exception()) if status.startswith("5") and not exchange.started else None
+            if error is not None and gate.is_fault_of_node(exchange, error):
+                replaced[:] = [error]
+                return _nowhere
+            exchange.started = True
+            if exchange.touched or exchange.written:
+                headers = headers + self._added(exchange, headers)
+            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+
+        try:
+            body = self.app(environ, start)
+        except Exception as error:
+            if exchange.started or not gate.is_fault_of_node(exchange, error):
+                raise
+            return self._responder.respond(gate.failed(exchange, error), environ, start_response)
+        if replaced:
+            if hasattr(body, "close"):
+                body.close()
+            return self._responder.respond(gate.failed(exchange, replaced[0]), environ, start_response)
+        return body
+
+    def _added(self, exchange: Exchange, sent: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in sent]
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._gate.headers(exchange, given)]
+
+
+def _nowhere(data: bytes) -> None:
+    """Where a response goes that has been replaced."""
