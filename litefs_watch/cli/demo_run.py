@@ -17,7 +17,8 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from litefs_watch import Position, PrimaryChange, Role, WaitTimeout, Watcher
-from litefs_watch.cli.output import change_record, now, role_text
+from litefs_watch.cli.output import now
+from litefs_watch.describe import change_record, role_text
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
 
 PAUSE = 0.06

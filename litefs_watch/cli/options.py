@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from litefs_watch import Position, Settings
-from litefs_watch.cli.output import safe
+from litefs_watch.describe import safe
 from litefs_watch.position import check_txid
 
 

@@ -6,8 +6,9 @@ import click
 
 from litefs_watch import Role, Settings, Watcher
 from litefs_watch.cli.options import check_seconds, node_options
-from litefs_watch.cli.output import emit, reasons, role_text, safe, warn
+from litefs_watch.cli.output import emit, warn
 from litefs_watch.cli.process import asynchronous
+from litefs_watch.describe import reasons, role_text, safe
 
 
 @click.command("primary", short_help="Say who the primary is; status 0 if it is this node.")

@@ -6,8 +6,9 @@ import click
 
 from litefs_watch import Settings, Watcher
 from litefs_watch.cli.options import check_seconds, check_txid_argument, node_options
-from litefs_watch.cli.output import emit, position_record, reasons, warn
+from litefs_watch.cli.output import emit, warn
 from litefs_watch.cli.process import asynchronous
+from litefs_watch.describe import position_record, reasons
 
 
 @click.command("wait", short_help="Wait until a transaction is here.")

@@ -7,8 +7,9 @@ import click
 
 from litefs_watch import PrimaryChange, Role, Settings, Status, TxChange, Watcher
 from litefs_watch.cli.options import node_options
-from litefs_watch.cli.output import change_record, emit, now, reasons, role_text, safe, status_record, warn
+from litefs_watch.cli.output import emit, now, warn
 from litefs_watch.cli.process import asynchronous, end_with_reader
+from litefs_watch.describe import change_record, reasons, role_text, safe, status_record
 
 
 @click.command("watch", short_help="Follow transactions and changes of the primary.")

@@ -10,7 +10,7 @@ from litefs_watch.position import Position
 from litefs_watch.state import Role
 
 SCOPE_KEY = "litefs_watch.exchange"
-"""Where the `Exchange` is, in an ASGI scope or a WSGI environ."""
+"""Where the `Exchange` is: in an ASGI scope, a WSGI environ, or the ``META`` of Django's request."""
 
 Headers = Iterable[tuple[bytes, bytes]]
 """As in an ASGI scope: names in lower case."""
@@ -127,10 +127,10 @@ RUN = Run()
 def exchange_of(request: Any) -> Exchange | None:
     """The exchange of a request, an ASGI scope or a WSGI environ; None where no middleware is around it.
 
-    Knows the requests of Starlette, FastAPI, Litestar, Quart, Django (all have ``scope``, or ``environ`` under WSGI) and
-    Flask. Raises `TypeError` for anything else.
+    Knows the requests of Starlette, FastAPI, Litestar, Quart (``scope``), Flask (``environ``) and Django (``META``).
+    Raises `TypeError` for anything else.
     """
-    holders = [request, getattr(request, "scope", None), getattr(request, "environ", None)]
+    holders = [request, *(getattr(request, name, None) for name in ("scope", "environ", "META"))]
     mappings = [holder for holder in holders if isinstance(holder, Mapping)]
     if not mappings:
         raise TypeError(f"a request, an ASGI scope or a WSGI environ, not {type(request).__name__}")

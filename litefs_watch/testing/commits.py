@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -97,6 +98,13 @@ def publishing_connection(publish: Callable[[], None]) -> type[sqlite3.Connectio
 
     class PublishingConnection(sqlite3.Connection):
         _changes_published = 0
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            # A replica's file is read-only by its header. Once SQLite has read that, BEGIN IMMEDIATE begins a read there, as
+            # it does on LiteFS; before, it would fail.
+            with contextlib.suppress(sqlite3.OperationalError):
+                super().execute("PRAGMA schema_version").close()
 
         def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
             return super().cursor(_publishing_cursor(factory))

@@ -7,7 +7,8 @@ against connections in this process.
 
 A database whose 'file format write version' is above 2 is read-only for every SQLite in the world
 (https://sqlite.org/fileformat2.html, 1.3.3): so a replica answers a write with LiteFS's own error, 'attempt to write a
-readonly database', whatever library, ORM or process it comes from. ``BEGIN IMMEDIATE`` alone does not fail then.
+readonly database', whatever library, ORM or process it comes from. ``BEGIN IMMEDIATE`` alone begins a read, as on LiteFS, in
+a connection that has read the header; as the very first statement it fails, as it does not on LiteFS.
 """
 
 from __future__ import annotations

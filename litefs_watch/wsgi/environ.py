@@ -13,14 +13,23 @@ CHUNK = 64 * 1024
 
 def path_of(environ: Mapping[str, Any]) -> str:
     """The whole path, decoded: WSGI hands bytes over as latin-1."""
-    return _raw_path(environ).decode("utf-8", "replace")
+    return _decoded(environ).decode("utf-8", "replace")
 
 
 def target_of(environ: Mapping[str, Any]) -> str:
-    """Path and query, percent-encoded: as the client wrote them, where the server tells (PEP 3333 does not ask it to)."""
-    raw = next((uri for key in ("RAW_URI", "REQUEST_URI") if (uri := str(environ.get(key, ""))).startswith("/")), "")
-    query = str(environ.get("QUERY_STRING", "")).encode("latin-1", "replace")
-    return target(_raw_path(environ).decode("utf-8", "surrogateescape"), raw.encode("latin-1", "replace"), query)
+    """Path and query, percent-encoded."""
+    return target(_decoded(environ).decode("utf-8", "surrogateescape"), raw_path_of(environ), query_of(environ))
+
+
+def raw_path_of(environ: Mapping[str, Any]) -> bytes:
+    """The path as the client wrote it, where the server tells (PEP 3333 does not ask it to); else nothing."""
+    uris = (str(environ.get(key, "")) for key in ("RAW_URI", "REQUEST_URI"))
+    return next((uri.encode("latin-1", "replace").partition(b"?")[0] for uri in uris if uri.startswith("/")), b"")
+
+
+def query_of(environ: Mapping[str, Any]) -> bytes:
+    """The query as the client wrote it."""
+    return str(environ.get("QUERY_STRING", "")).encode("latin-1", "replace")
 
 
 def headers_of(environ: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
@@ -38,7 +47,8 @@ def entity_headers_of(environ: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
     return [(name, str(value).encode("latin-1", "replace")) for name, value in pairs if value]
 
 
-def _raw_path(environ: Mapping[str, Any]) -> bytes:
+def _decoded(environ: Mapping[str, Any]) -> bytes:
+    """The path without its percent-encoding."""
     return str(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1", "replace")
 
 

@@ -51,9 +51,9 @@ class LiteFSMiddleware:
         if exchange.asks and (action := gate.enter(exchange)) is not RUN:
             return self._responder.respond(action, environ, start_response)
 
-        environ[SCOPE_KEY] = exchange
         if self._responder.needs_body:
             environ["wsgi.input"] = Body(environ)
+        given = {**environ, SCOPE_KEY: exchange}  # Django changes the environ that it gets
         replaced: list[BaseException] = []
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
@@ -67,7 +67,7 @@ class LiteFSMiddleware:
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
         try:
-            body = self.app(environ, start)
+            body = self.app(given, start)
         except Exception as error:
             if exchange.started or not gate.is_fault_of_node(exchange, error):
                 raise

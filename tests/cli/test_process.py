@@ -12,7 +12,7 @@ import pytest
 
 from litefs_watch.cli.app import COMMANDS
 from litefs_watch.cli.options import LogFormatter
-from litefs_watch.cli.output import safe
+from litefs_watch.describe import safe
 from litefs_watch.testing import SimulatedNode
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -25,6 +25,7 @@ import anyio
 
 from litefs_watch import Watcher
 from litefs_watch.asgi import LifespanMiddleware, mark_written
+from tests.django.configured import configure
 
 
 class Shop:
@@ -255,15 +256,9 @@ _shops: dict[str, Shop] = {}  # Django has one set of views in a process: they f
 def django(shop: Shop) -> Any:
     from django.conf import settings
 
-    if not settings.configured:
-        settings.configure(
-            ALLOWED_HOSTS=["*"],
-            DATABASES={},
-            ROOT_URLCONF=_urls(),
-            SECRET_KEY="tests",
-            LOGGING_CONFIG=None,
-            MIDDLEWARE=["django.middleware.common.CommonMiddleware"],
-        )
+    configure()
+    if not hasattr(settings, "ROOT_URLCONF"):
+        settings.ROOT_URLCONF = _urls()
     from django.core.asgi import get_asgi_application
 
     application = get_asgi_application()

@@ -20,7 +20,7 @@ import pytest
 from werkzeug.test import Client as WerkzeugClient
 from werkzeug.test import TestResponse, create_environ, run_wsgi_app
 
-from litefs_watch import BlockingWatcher, ConfigError, Role, Settings
+from litefs_watch import BlockingWatcher, ConfigError, NotPrimary, Role, Settings
 from litefs_watch.consistency import mark_written
 from litefs_watch.replay import Redirect
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
@@ -339,3 +339,15 @@ def test_sqlite_s_own_error_is_what_it_looks_for() -> None:
         cluster.wait_until_replicated()
         with pytest.raises(sqlite3.OperationalError, match="attempt to write a readonly database"):
             cluster.connect("node-b").execute("INSERT INTO notes VALUES (1)")
+
+
+def test_an_environ_that_the_application_changes(cluster: Cluster) -> None:
+    """Django decodes its path: what is answered afterwards is not of that."""
+
+    def app(environ: Any, start_response: Any) -> Any:
+        environ["PATH_INFO"] = "/\N{EURO SIGN}"
+        raise NotPrimary("node-a")
+
+    redirect = Redirect("https://{hostname}.example.com")
+    wrapped = LiteFSMiddleware(app, cluster.watchers["node-b"], replay=redirect)
+    assert Client(wrapped).get("/%E2%82%AC").headers["location"] == "https://node-a.example.com/%E2%82%AC"

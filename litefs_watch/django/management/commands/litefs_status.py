@@ -1,0 +1,38 @@
+"""``manage.py litefs_status``: role, primary, positions, and the three sources, as the project's settings have them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from litefs_watch.blocking import BlockingWatcher
+from litefs_watch.describe import reasons, status_lines, status_record
+from litefs_watch.django.conf import load_or_refuse
+from litefs_watch.state import Role
+
+
+class Command(BaseCommand):
+    """As ``litefs-watch status``. Fails (exit status 1) where no primary is known."""
+
+    help = "Show this LiteFS node's role, its primary, the positions, and the sources. Status 1 where no primary is known."
+    requires_system_checks: ClassVar[list[str]] = []  # it is wanted when something is wrong
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--json", action="store_true", help="One JSON object on stdout.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        settings = load_or_refuse().settings
+        with BlockingWatcher(settings) as watcher:
+            status = watcher.status
+        if options["json"]:
+            self.stdout.write(json.dumps(status_record(status)))
+        else:
+            colours = {"bold green": self.style.SUCCESS, "green": self.style.SUCCESS, "bold red": self.style.ERROR}
+            colours |= {"red": self.style.ERROR, "yellow": self.style.WARNING, "bold yellow": self.style.WARNING}
+            for line in status_lines(status, settings.database):
+                self.stdout.write("".join(colours.get(style, str)(text) for text, style in line))
+        if status.role is Role.UNKNOWN:
+            why = "; ".join(reasons(status))
+            raise CommandError("no primary is known" + (f" ({why})" if why else ""))

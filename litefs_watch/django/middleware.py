@@ -1,0 +1,216 @@
+"""`LiteFSMiddleware` for Django's ``MIDDLEWARE``: does what `litefs_watch.consistency` decides."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.db import connections
+from django.http import HttpRequest, HttpResponse
+from django.utils.cache import patch_vary_headers
+
+from litefs_watch.consistency import RUN, SCOPE_KEY, Action, Answer, Exchange, Refuse, Replay, exchange_of, refusal
+from litefs_watch.django.conf import get_awaitable_watcher, get_watcher, load_or_refuse
+from litefs_watch.gate import AsyncGate, BlockingGate
+from litefs_watch.replay import Answering, target
+from litefs_watch.reports import listen_for_reports
+from litefs_watch.state import Role
+from litefs_watch.wsgi.environ import headers_of, query_of, raw_path_of
+
+logger = logging.getLogger("litefs_watch")
+
+GetResponse = Callable[[HttpRequest], Any]
+
+
+class LiteFSMiddleware:
+    """Clients read their own writes, whichever node answers; writes go to the primary. Put it first in ``MIDDLEWARE``.
+
+    What `litefs_watch.asgi.LiteFSMiddleware` does, configured by the setting ``LITEFS_WATCH`` (`litefs_watch.django.conf`).
+    A request waits before whatever opens a transaction or reads a session. A session in the database that was modified
+    counts as a write. A view's refused write, `NotPrimary` and `NoPrimary` never become an error page, nor a mail to
+    ``ADMINS``. Sync under WSGI; under ASGI async, where no thread waits with a request.
+
+    Raises `ImproperlyConfigured` when Django builds its handler and ``LITEFS_WATCH`` can't work.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+        configuration = load_or_refuse()
+        replay = configuration.replay
+        self._answering = replay if isinstance(replay, Answering) else None
+        self._strategy = self._async_strategy = None
+        if not isinstance(replay, Answering):
+            self._strategy = async_to_sync(replay) if iscoroutinefunction(replay) else replay
+            self._async_strategy = replay if iscoroutinefunction(replay) else sync_to_async(replay)
+        self._watcher = get_watcher()
+        self._gate = BlockingGate(self._watcher, None, configuration.options)
+        self._awaitable = get_awaitable_watcher()
+        self._async_gate = AsyncGate(self._awaitable, None, configuration.options)
+        self._warned = False
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+        # A hook of Django's, which it would call in a thread where it is not async, too.
+        self.process_view = self._listen_async if self._is_async else self._listen
+        listen_for_reports()
+
+    def __call__(self, request: HttpRequest) -> HttpResponse | Awaitable[HttpResponse]:
+        if self._is_async:
+            return self._call_async(request)
+        exchange = self._begin(request)
+        if exchange is None:
+            return self.get_response(request)
+        if exchange.asks:
+            self._warn_in_transaction(exchange)
+            if (action := self._gate.enter(exchange)) is not RUN:
+                return self._answer(request, action)
+        try:
+            response = self.get_response(request)
+        except Exception as error:  # DEBUG_PROPAGATE_EXCEPTIONS
+            if not self._gate.is_fault_of_node(exchange, error):
+                raise
+            return self._answer(request, self._gate.failed(exchange, error))
+        if (fault := self._fault(exchange, response)) is not None:
+            return self._answer(request, self._gate.failed(exchange, fault))
+        if self._is_marked(exchange, request):
+            _add(response, self._gate.headers(exchange, _sent(response)))
+        return response
+
+    async def _call_async(self, request: HttpRequest) -> HttpResponse:
+        await self._awaitable.start()
+        exchange = self._begin(request)
+        if exchange is None:
+            return await self.get_response(request)
+        if exchange.asks and (action := await self._async_gate.enter(exchange)) is not RUN:
+            return await self._answer_async(request, action)
+        try:
+            response = await self.get_response(request)
+        except Exception as error:  # as above
+            if not self._gate.is_fault_of_node(exchange, error):
+                raise
+            return await self._answer_async(request, await self._async_gate.failed(exchange, error))
+        if (fault := self._fault(exchange, response)) is not None:
+            return await self._answer_async(request, await self._async_gate.failed(exchange, fault))
+        if self._is_marked(exchange, request):
+            _add(response, await self._async_gate.headers(exchange, _sent(response)))
+        return response
+
+    def _listen(self, request: HttpRequest, *_: Any) -> None:
+        """Django's session middleware turns a refused write into 400 'Bad Request', and tells nobody: listen to it."""
+        exchange, session = exchange_of(request), getattr(request, "session", None)
+        if exchange is None or session is None or exchange.role is Role.PRIMARY:
+            return
+        save = session.save
+
+        def save_and_tell(*arguments: Any, **keywords: Any) -> Any:
+            try:
+                return save(*arguments, **keywords)
+            except Exception as error:
+                exchange.error = error
+                raise
+
+        session.save = save_and_tell
+
+    async def _listen_async(self, request: HttpRequest, *_: Any) -> None:
+        self._listen(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        """What a view raised: Django would log it as an error, and mail it to ``ADMINS``."""
+        exchange = exchange_of(request)
+        if exchange is None or not self._gate.is_fault_of_node(exchange, exception):
+            return None
+        exchange.error = exception
+        return HttpResponse(status=500)  # the answer takes its place when it comes through `__call__`
+
+    def _begin(self, request: HttpRequest) -> Exchange | None:
+        """None where the request is to be left alone, or the same middleware is around the whole application too."""
+        if exchange_of(request) is not None:
+            return None
+        scope = getattr(request, "scope", None)
+        headers = headers_of(request.META) if scope is None else scope["headers"]
+        exchange = self._gate.policy.begin(request.method or "GET", request.path, headers)
+        if exchange is not None:
+            request.META[SCOPE_KEY] = exchange
+        return exchange
+
+    def _fault(self, exchange: Exchange, response: HttpResponse) -> BaseException | None:
+        """The exception behind an error page which says that the request belongs elsewhere."""
+        error = exchange.error if response.status_code >= 400 else None
+        return error if error is not None and self._gate.is_fault_of_node(exchange, error) else None
+
+    def _is_marked(self, exchange: Exchange, request: HttpRequest) -> bool:
+        """Whether the response may get headers. A session that was modified has been written by now."""
+        session = getattr(request, "session", None)
+        if session is not None and session.modified and hasattr(session, "get_model_class"):  # of a database
+            exchange.written = True
+        return exchange.touched or exchange.written
+
+    def _warn_in_transaction(self, exchange: Exchange) -> None:
+        if self._warned or exchange.token is None or self._watcher.role is not Role.REPLICA:
+            return
+        for connection in connections.all(initialized_only=True):
+            if connection.in_atomic_block:
+                self._warned = True
+                logger.error(
+                    "a request reached LiteFSMiddleware within a transaction on %r, which stops this replica's replication: "
+                    "it waits in vain; put litefs_watch.django.LiteFSMiddleware before the middleware that begins it",
+                    connection.alias,
+                )
+
+    def _answer(self, request: HttpRequest, action: Action) -> HttpResponse:
+        if isinstance(action, Replay) and self._strategy is not None:
+            own: HttpResponse = self._strategy(request, action.hostname)
+            return own
+        return self._ours(request, action)
+
+    async def _answer_async(self, request: HttpRequest, action: Action) -> HttpResponse:
+        if isinstance(action, Replay) and self._async_strategy is not None:
+            own: HttpResponse = await self._async_strategy(request, action.hostname)
+            return own
+        return self._ours(request, action)
+
+    def _ours(self, request: HttpRequest, action: Action) -> HttpResponse:
+        if isinstance(action, Replay) and self._answering is not None:
+            return _to_response(self._answering.answer(action.hostname, _target(request)))
+        if not isinstance(action, Refuse):
+            raise TypeError(f"not an answer: {action}")
+        logger.warning("503 for %s %s: %s %s", request.method, request.path, action.reason, action.detail)
+        return _to_response(refusal(action.reason))
+
+
+def _target(request: HttpRequest) -> str:
+    """Path and query, percent-encoded. Django has decoded the path of the environ by now."""
+    scope = getattr(request, "scope", None)
+    if scope is not None:
+        query = scope.get("query_string", b"")
+        return target(request.path, scope.get("raw_path"), query.encode() if isinstance(query, str) else query)
+    return target(request.path, raw_path_of(request.META), query_of(request.META))
+
+
+def _sent(response: HttpResponse) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
+
+
+def _add(response: HttpResponse, added: list[tuple[bytes, bytes]]) -> None:
+    for name, value in added:
+        text = value.decode("latin-1")
+        if name == b"set-cookie":
+            response.cookies.load(text)  # so that Django's test client, and middlewares further out, know of it
+        elif name == b"vary":
+            patch_vary_headers(response, text.split(", "))
+        else:
+            response.headers[name.decode("latin-1")] = text
+
+
+def _to_response(answer: Answer) -> HttpResponse:
+    response = HttpResponse(answer.body, status=answer.status)
+    del response.headers["Content-Type"]
+    for name, value in answer.headers:
+        response.headers[name.decode("latin-1")] = value.decode("latin-1")
+    response._has_been_logged = True  # by us where it is worth it; Django would mail each 503 to ADMINS
+    return response

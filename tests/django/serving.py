@@ -1,0 +1,176 @@
+"""The Django project, served on each node of a simulated cluster by real servers, in processes of their own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import socketserver
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from litefs_watch.testing import SimulatedCluster, SimulatedNode
+
+ROOT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parent / "project"
+SERVERS = {
+    "gunicorn": ["gunicorn", "-k", "gthread", "-w", "1", "--threads", "4", "--keep-alive", "60", "shop.wsgi", "-b"],
+    "uvicorn": ["uvicorn", "--timeout-keep-alive", "60", "shop.asgi:application", "--fd"],
+}
+
+
+def environment(node: SimulatedNode, publish_port: int | None = None, **settings: Any) -> dict[str, str]:
+    """The environment of the project on a node; ``settings`` override those of `shop.settings`."""
+    found = os.environ | {
+        "LITEFS_DIR": str(node.litefs_dir),
+        "LITEFS_API_URL": node.api_url or "none",
+        "FLY_MACHINE_ID": node.hostname,
+        "DJANGO_SETTINGS_MODULE": "shop.settings",
+        "PYTHONPATH": os.pathsep.join((str(PROJECT), str(ROOT))),
+        "TEST_SETTINGS": json.dumps(settings),
+    }
+    found.pop("DATABASE_FILENAME", None)  # it is known from DATABASES
+    return found | ({"TEST_PUBLISH_PORT": str(publish_port)} if publish_port else {})
+
+
+def manage(node: SimulatedNode, *words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """``manage.py`` with these words, on a node."""
+    command = [sys.executable, "manage.py", *words]
+    env = environment(node, **settings) | {"PYTHONWARNINGS": "error"}
+    return subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=60)
+
+
+@contextmanager
+def publisher(cluster: SimulatedCluster) -> Iterator[int]:
+    """A port on which other processes have the cluster see their commits: they send a byte, and get one back when it has."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            while self.request.recv(1):
+                cluster.sync()
+                self.request.sendall(b"!")
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        block_on_close = False
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+
+
+@contextmanager
+def serve(server: str, env: Mapping[str, str]) -> Iterator[int]:
+    """One server, on a port that takes connections from the start. It must end cleanly, and without a traceback."""
+    with socket.socket() as sock, tempfile.TemporaryFile("w+") as log, tempfile.TemporaryDirectory() as home:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(64)
+        bind = f"fd://{sock.fileno()}" if server == "gunicorn" else str(sock.fileno())
+        command = [sys.executable, "-m", *SERVERS[server], bind]
+        process = subprocess.Popen(
+            command, cwd=PROJECT, env={**env, "HOME": home}, pass_fds=[sock.fileno()], stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            yield sock.getsockname()[1]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+            log.seek(0)
+            said = log.read()
+    assert "Traceback" not in said.replace("KeyError: 'a bug", ""), said
+
+
+@dataclass
+class Reply:
+    """What a client got."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Browser:
+    """One client: it keeps cookies and connections, and is sent on as by Fly.io's edge. Not for several threads."""
+
+    ports: Mapping[str, int]
+    cookies: dict[str, str] = field(default_factory=dict)
+    replays: int = 0
+    _connections: dict[str, http.client.HTTPConnection] = field(default_factory=dict)
+
+    def ask(self, hostname: str, method: str, path: str, *, follow: bool = True, **headers: str) -> Reply:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if self.cookies:
+            sent["cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        if hostname not in self._connections:
+            self._connections[hostname] = http.client.HTTPConnection("127.0.0.1", self.ports[hostname], timeout=60)
+        connection = self._connections[hostname]
+        connection.request(method, path, headers=sent)
+        response = connection.getresponse()
+        reply = Reply(response.status, response.headers, response.read())
+        for header in reply.headers.get_all("set-cookie", []):
+            if (match := re.match("([^=;]+)=([^;]*)", header)) is not None:
+                self.cookies[match[1]] = match[2]
+        to = reply.headers.get("fly-replay", "").removeprefix("instance=")
+        if follow and to:
+            self.replays += 1
+            return self.ask(to, method, path, follow=False, fly_replay_src=f"instance={hostname};region=ams;t=1")
+        return reply
+
+    def close(self) -> None:
+        for connection in self._connections.values():
+            connection.close()
+
+
+class Site:
+    """The project on three nodes."""
+
+    def __init__(self, server: str, *, lag: float, **settings: Any) -> None:
+        self._stack = ExitStack()
+        try:
+            self.cluster = self._stack.enter_context(SimulatedCluster(size=3, lag=0.001))
+            migrated = manage(self.cluster.primary, "migrate", "--verbosity", "0")
+            assert migrated.returncode == 0, migrated.stderr
+            self.cluster.sync()
+            self.cluster.wait_until_replicated()
+            self.cluster.lag = lag
+            port = self._stack.enter_context(publisher(self.cluster))
+            self.ports = {
+                node.hostname: self._stack.enter_context(serve(server, environment(node, port, **settings)))
+                for node in self.cluster.nodes
+            }
+        except BaseException:
+            self._stack.close()
+            raise
+
+    @property
+    def replicas(self) -> list[str]:
+        return [node.hostname for node in self.cluster.replicas]
+
+    @contextmanager
+    def browser(self) -> Iterator[Browser]:
+        browser = Browser(self.ports)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+    def close(self) -> None:
+        self._stack.close()

@@ -1,0 +1,127 @@
+"""``manage.py check`` and ``manage.py litefs_status``, run in the project."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from litefs_watch.testing import SimulatedNode
+from tests.django.serving import manage
+
+OURS = "litefs_watch.django.LiteFSMiddleware"
+SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
+AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[SimulatedNode]:
+    with SimulatedNode() as node:
+        yield node
+
+
+def complaints(node: SimulatedNode, *words: str, **settings: Any) -> dict[str, str]:
+    """What ``manage.py check`` says of us, by id, with the hint."""
+    done = manage(node, "check", *words, **settings)
+    pieces = re.findall(r"\?: \(litefs_watch\.(\w+)\) (.*)\n\s*HINT: (.*)", done.stderr)
+    found: dict[str, str] = {}
+    for name, message, hint in pieces:
+        found[name] = f"{found.get(name, '')} {message} {hint}"
+    assert bool(done.returncode) is any(name.startswith("E") for name in found), done.stderr
+    return found
+
+
+def test_the_project_is_right(node: SimulatedNode) -> None:
+    """As it stands, nothing is said."""
+    assert complaints(node) == {}
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        (["django.middleware.security.SecurityMiddleware", "django.middleware.gzip.GZipMiddleware"], set()),
+        ([SESSIONS], {"E003"}),
+        ([SESSIONS, AUTHENTICATION], {"E003"}),
+        (["shop.middleware.Sessions"], {"E003"}),
+        (["django.middleware.cache.FetchFromCacheMiddleware"], {"E003"}),
+        (["shop.middleware.atomic"], {"W004"}),
+        (["shop.middleware.missing"], {"W004"}),
+        ([OURS], {"E006"}),
+    ],
+)
+def test_what_comes_before_it(node: SimulatedNode, before: list[str], expected: set[str]) -> None:
+    """A session that is read, or a transaction that is begun, before the TXID has been waited for."""
+    found = complaints(node, MIDDLEWARE=[*before, OURS])
+    assert set(found) == expected
+    for name, text in found.items():
+        assert name == "E006" or all(path in text for path in before)
+
+
+def test_it_is_not_there_at_all(node: SimulatedNode) -> None:
+    """The application is installed, and does nothing."""
+    assert set(complaints(node, MIDDLEWARE=[SESSIONS])) == {"W005"}
+
+
+def test_a_subclass_is_it_too(node: SimulatedNode) -> None:
+    """A project may make its own of it."""
+    assert complaints(node, MIDDLEWARE=["shop.middleware.Ours", SESSIONS]) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "words"),
+    [
+        ({"litefs_dir": "/nowhere/at/all"}, "E002", "/nowhere/at/all: No such file or directory"),
+        ({"litefs_dir": __file__}, "E002", "Not a directory"),
+        ({"litefs_dir": None}, "E001", "LITEFS_DIR is not set"),
+        ({"timout": 1}, "E001", "is 'timeout' meant?"),
+        ({"litefs_dir": str(Path(__file__).parent)}, "W007", "app.db"),
+    ],
+)
+def test_settings(node: SimulatedNode, options: dict[str, Any], name: str, words: str) -> None:
+    """Which key is wrong, what was seen, and what to do."""
+    found = complaints(node, LITEFS_WATCH=options)
+    assert set(found) == {name}
+    assert words in found[name]
+
+
+def test_every_request_would_write(node: SimulatedNode) -> None:
+    """A session that is saved each time; one in a cookie is no write."""
+    assert set(complaints(node, SESSION_SAVE_EVERY_REQUEST=True)) == {"W008"}
+    cookies = "django.contrib.sessions.backends.signed_cookies"
+    assert complaints(node, SESSION_SAVE_EVERY_REQUEST=True, SESSION_ENGINE=cookies) == {}
+
+
+def test_the_deployment(node: SimulatedNode) -> None:
+    """What is right for development, and wrong where it is deployed."""
+    assert set(complaints(node, "--deploy")) == {"W010"}
+    assert set(complaints(node, "--deploy", LITEFS_WATCH={"standalone": True})) == {"W009"}
+    assert complaints(node, LITEFS_WATCH={"standalone": True}) == {}
+
+
+def test_litefs_status(node: SimulatedNode) -> None:
+    """For people, and as JSON; it needs no check to pass."""
+    done = manage(node, "litefs_status", MIDDLEWARE=[SESSIONS, OURS])
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        rf"^role +primary$.*^app\.db +1  \({node.position()}\)$.*^stream +alive ", done.stdout, re.MULTILINE | re.DOTALL
+    )
+    record = json.loads(manage(node, "litefs_status", "--json").stdout)
+    assert (record["role"], record["hostname"]) == ("primary", node.hostname)
+    assert record["positions"]["app.db"]["txid"] == 1
+
+
+def test_litefs_status_without_a_primary() -> None:
+    """Status 1, and why."""
+    with SimulatedNode() as node:
+        node.stop()
+        done = manage(node, "litefs_status")
+        assert done.returncode == 1
+        assert "CommandError: no primary is known (" in done.stderr
+        assert "unknown" in done.stdout
+        wrong = manage(node, "litefs_status", LITEFS_WATCH={"litefs_dir": None})
+    assert wrong.returncode == 1
+    assert "LITEFS_DIR is not set" in wrong.stderr

@@ -1,0 +1,165 @@
+"""A Django project with ATOMIC_REQUESTS and sessions in the database, under gunicorn (WSGI) and uvicorn (ASGI)."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.django.serving import Site
+
+CLIENTS = 4
+
+
+@pytest.fixture(scope="module", params=["gunicorn", "uvicorn"])
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    site = Site(request.param, lag=0.01)
+    yield site
+    site.close()
+
+
+_numbers = iter(range(1, 1_000_000))
+
+
+def write_and_read(site: Site, times: int, path: str = "/notes") -> tuple[int, int, list[str]]:
+    """``CLIENTS`` at once write, wherever they happen to be sent, and each reads back on a random replica, which answers
+    by itself: the note, and what the session says. Returns how many saw both, how many were replayed, and what else came."""
+    seen, replays, other, lock = 0, 0, list[str](), threading.Lock()
+
+    def client(index: int) -> None:
+        nonlocal seen, replays
+        chance = random.Random(index)
+        with site.browser() as browser:
+            for _ in range(times // CLIENTS):
+                with lock:
+                    number = next(_numbers)
+                try:
+                    written = browser.ask(chance.choice([*site.ports]), "POST", f"{path}/{number}")
+                    replica = chance.choice(site.replicas)
+                    read = browser.ask(replica, "GET", f"{path}/{number}", follow=False)
+                    good = written.status == 200 and read.status == 200
+                    outcome = read.json if good else f"{written.status}, {read.status}"
+                except Exception as error:  # noqa: BLE001 - it is an outcome, too
+                    outcome = repr(error)
+                with lock:
+                    if outcome == {"seen": True, "session": number, "node": replica}:
+                        seen += 1
+                    else:
+                        other.append(str(outcome))
+            with lock:
+                replays += browser.replays
+
+    threads = [threading.Thread(target=client, args=(index,)) for index in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return seen, replays, other
+
+
+def test_a_thousand_writes_are_each_read_on_a_random_replica(site: Site) -> None:
+    """The note, and the session, which Django reads and writes by itself."""
+    seen, replays, other = write_and_read(site, 1000)
+    assert (seen, other) == (1000, [])
+    assert replays > 400
+
+
+def test_async_views_see_their_writes_too(site: Site) -> None:
+    """Under ASGI on the event loop, under WSGI each in a loop of its own."""
+    seen, _, other = write_and_read(site, 100, "/async/notes")
+    assert (seen, other) == (100, [])
+
+
+def test_without_the_middleware_they_do_not() -> None:
+    """What the test above would find."""
+    middleware = [
+        "django.contrib.sessions.middleware.SessionMiddleware",
+        "django.contrib.auth.middleware.AuthenticationMiddleware",
+    ]
+    site = Site("gunicorn", lag=0.05, MIDDLEWARE=middleware)
+    try:
+        seen, replays, other = write_and_read(site, 60)
+    finally:
+        site.close()
+    assert seen < 30
+    assert replays == 0
+    assert any("'seen': False" in outcome for outcome in other)  # stale
+    assert any(outcome.startswith("500") for outcome in other)  # refused
+
+
+def test_a_write_on_a_replica_is_replayed(site: Site) -> None:
+    """409 and nothing else; the application does not run."""
+    with site.browser() as browser:
+        reply = browser.ask("node-b", "POST", f"/notes/{next(_numbers)}", follow=False)
+    assert (reply.status, reply.body) == (409, b"")
+    assert reply.headers["fly-replay"] == "instance=node-a"
+    assert reply.headers["cache-control"] == "no-store"
+    assert "content-type" not in reply.headers
+    assert "set-cookie" not in reply.headers
+
+
+def test_the_cookie_is_set_after_a_write_only(site: Site) -> None:
+    """With the position that has what the request's transaction and its session have committed."""
+    with site.browser() as browser:
+        written = browser.ask("node-a", "POST", f"/notes/{next(_numbers)}")
+        assert browser.cookies["txnum"] == str(site.cluster.primary.position().txid)
+        assert written.headers["cache-control"] == "private"
+        assert written.headers["litefs-txid"] == browser.cookies["txnum"]
+        assert "txnum" not in browser.ask("node-a", "GET", "/notes/1").headers.get("set-cookie", "")
+        assert "txnum" not in browser.ask("node-a", "POST", "/nothing").headers.get("set-cookie", "")
+
+
+def test_a_get_that_writes(site: Site) -> None:
+    """On the primary it is marked; on a replica SQLite refuses it, and that becomes the replay, and no error."""
+    with site.browser() as browser:
+        assert browser.ask("node-c", "GET", f"/touch/{next(_numbers)}").body == b"written"
+        assert browser.replays == 1
+        assert browser.cookies["txnum"] == str(site.cluster.primary.position().txid)
+
+
+def test_a_get_that_writes_its_session(site: Site) -> None:
+    """Its middleware saves it when the view is done: that is refused on a replica, and a write on the primary."""
+    with site.browser() as browser:
+        for visits in range(1, 6):
+            assert browser.ask(random.choice([*site.ports]), "GET", "/visit").json == {"visits": visits}
+        assert browser.ask("node-b", "GET", "/visit", follow=False).headers["fly-replay"] == "instance=node-a"
+
+
+def test_a_view_that_belongs_on_the_primary(site: Site) -> None:
+    """`ensure_primary` in it."""
+    with site.browser() as browser:
+        assert browser.ask("node-b", "GET", "/primary").json == "node-a"
+        assert browser.replays == 1
+
+
+def test_a_view_that_waits_by_itself(site: Site) -> None:
+    """For a transaction that comes while it does."""
+    txid = site.cluster.primary.position().txid + 1
+    found: list[int] = []
+    with site.browser() as browser, site.browser() as writer:
+        thread = threading.Thread(target=lambda: found.append(browser.ask("node-b", "GET", f"/here/{txid}").json))
+        thread.start()
+        writer.ask("node-a", "POST", f"/notes/{next(_numbers)}")
+        thread.join(20)
+    assert found
+    assert found[0] >= txid
+
+
+def test_an_error_of_the_application_stays_one(site: Site) -> None:
+    """On each node."""
+    with site.browser() as browser:
+        for hostname in site.ports:
+            reply = browser.ask(hostname, "GET", "/broken")
+            assert reply.status == 500
+            assert b"Server Error" in reply.body
+
+
+def test_a_replayed_write_on_a_replica_is_not_replayed_again(site: Site) -> None:
+    """No loops: it is held until this node is the primary, then 503."""
+    with site.browser() as browser:
+        reply = browser.ask("node-b", "POST", "/nothing", fly_replay_src="instance=node-x;region=ams;t=1")
+    assert reply.status == 503
+    assert "fly-replay" not in reply.headers
+    assert reply.headers["retry-after"] == "1"
