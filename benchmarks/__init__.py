@@ -1,1 +1,1 @@
-"""Figures, each measured beside a baseline in the same run: ``python -m benchmarks wake|waiters|idle|http``."""
+"""Figures, each measured beside a baseline in the same run: ``python -m benchmarks wake|waiters|blocking|idle|http``."""

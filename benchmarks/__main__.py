@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("wake", "waiters", "idle", "http")
+NAMES = ("wake", "waiters", "blocking", "idle", "http")
 
 
 def main() -> int:

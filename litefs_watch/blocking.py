@@ -11,7 +11,6 @@ import atexit
 import logging
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,7 +91,7 @@ class InnerWatcher(Watcher):
                 call_soon(self.token, lambda: self.hurry(waiter.database))
             yield waits
         finally:
-            if waits:
+            if waits and waiter.position is None:  # who was woken is out already
                 with self.lock:
                     self.blocked_on_tx.discard(waiter)
 
@@ -120,7 +119,7 @@ class InnerWatcher(Watcher):
         try:
             yield waits
         finally:
-            if waits:
+            if waits and waiter.reached is None:
                 with self.lock:
                     self.blocked_on_role.discard(waiter)
 
@@ -145,6 +144,19 @@ class InnerWatcher(Watcher):
     def hurry(self, database: str) -> None:
         if self._supervisor is not None:
             self._supervisor.hurry(database)
+
+
+class _Wake:
+    """Wakes one thread, once. A `threading.Event` takes two locks for that, and a woken thread waits for one of them."""
+
+    def __init__(self) -> None:
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
+        self.set = self._asleep.release
+
+    def wait(self, timeout: float | None) -> None:
+        """Until it is `set`, or ``timeout`` seconds have passed."""
+        self._asleep.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
 
 class BlockingSubscription(Generic[ChangeT]):
@@ -378,12 +390,11 @@ class BlockingWatcher:
         inner = self.inner()
         if self.settings.standalone:
             return Position(txid)
-        ends = None if timeout is None else time.monotonic() + timeout
-        woken = threading.Event()
+        woken = _Wake()
         waiter = TxWaiter(name, txid, woken.set)
         with inner.awaited_tx(waiter, timeout) as waits:
             if waits:
-                woken.wait(None if ends is None else max(0.0, ends - time.monotonic()))
+                woken.wait(timeout)
         return inner.outcome_of_tx(waiter, timeout)
 
     def wait_for_primary(self, *, timeout: float | None = None) -> str | None:
@@ -400,7 +411,7 @@ class BlockingWatcher:
     def _wait_for_role(self, wanted: frozenset[Role], timeout: float | None, what: str) -> str | None:
         check_timeout(timeout)
         inner = self.inner()
-        woken = threading.Event()
+        woken = _Wake()
         waiter = RoleWaiter(wanted, woken.set)
         with inner.awaited_role(waiter, timeout) as waits:
             if waits:

@@ -269,3 +269,16 @@ def test_logs_name_no_thread_s_failure(watcher: BlockingWatcher, caplog: pytest.
     caplog.set_level(logging.WARNING)
     watcher.stop()
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("timeout", [1e300, float("inf")])
+def test_no_timeout_is_too_long(node: SimulatedNode, watcher: BlockingWatcher, timeout: float) -> None:
+    """A lock takes 292 years at most: who waits longer waits all the same."""
+    with ThreadPoolExecutor(2) as pool:
+        tx = pool.submit(watcher.wait_for_tx, 2, timeout=timeout)
+        role = pool.submit(watcher.wait_for_role, Role.REPLICA, timeout=timeout)
+        waiting(watcher, 2)
+        position = node.commit()
+        assert tx.result(SOON) == position
+        node.set_primary("node-z")
+        role.result(SOON)
