@@ -96,6 +96,37 @@ def test_the_middleware_is_added_as_shown(environment: SimulatedNode) -> None:
             watcher.stop()
 
 
+def test_the_example_for_threads_runs(environment: SimulatedNode, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its function waits, and its callback hears of the primary."""
+    module: dict[str, Any] = {"__name__": __name__}
+    exec(compile(block("def latest_orders"), "README.md", "exec", dont_inherit=True), module)
+    try:
+        environment.commit()
+        assert module["latest_orders"](2) == (2, None)
+        environment.set_primary("node-b")
+        module["watcher"].wait_for_role("replica", timeout=10)
+        assert module["latest_orders"](1) == (2, "node-b")
+    finally:
+        module["watcher"].stop()
+    assert "PrimaryChange(role=<Role.REPLICA" in capsys.readouterr().out
+
+
+def test_django_is_configured_as_shown(environment: SimulatedNode) -> None:
+    """With a project's own applications and middlewares in the place of the dots, nothing is to be complained about."""
+    code = block("# settings.py").replace(", ...]", "]").replace("/litefs", str(environment.litefs_dir))
+    code += f"""
+DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "{environment.litefs_dir}/app.db"}}}}
+import django
+from django.conf import settings
+from django.core.management import call_command
+settings.configure(**{{name: value for name, value in globals().items() if name.isupper()}})
+django.setup()
+call_command("check", fail_level="WARNING")
+call_command("litefs_status")
+"""
+    assert re.search("^role +primary$", run(code, {"LITEFS_API_URL": environment.api_url or ""}), re.MULTILINE)
+
+
 def test_the_cluster_example_runs() -> None:
     """A row written on the primary is read on the replica."""
     assert run(block("SimulatedCluster(size=2"), {}) == "(1,)\n"
@@ -103,7 +134,7 @@ def test_the_cluster_example_runs() -> None:
 
 def test_every_python_block_is_run_here() -> None:
     """A new example needs a test of its own."""
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 7
 
 
 def test_the_settings_table_has_every_setting() -> None:
