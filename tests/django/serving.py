@@ -13,13 +13,17 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from litefs_watch import Position
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
+from tests.contract.real import RealNode, RealPair
+
+Node = SimulatedNode | RealNode
 
 ROOT = Path(__file__).parents[2]
 PROJECT = Path(__file__).parent / "project"
@@ -29,7 +33,7 @@ SERVERS = {
 }
 
 
-def environment(node: SimulatedNode, publish_port: int | None = None, **settings: Any) -> dict[str, str]:
+def environment(node: Node, publish_port: int | None = None, **settings: Any) -> dict[str, str]:
     """The environment of the project on a node; ``settings`` override those of `shop.settings`."""
     found = os.environ | {
         "LITEFS_DIR": str(node.litefs_dir),
@@ -43,7 +47,7 @@ def environment(node: SimulatedNode, publish_port: int | None = None, **settings
     return found | ({"TEST_PUBLISH_PORT": str(publish_port)} if publish_port else {})
 
 
-def manage(node: SimulatedNode, *words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+def manage(node: Node, *words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     """``manage.py`` with these words, on a node."""
     command = [sys.executable, "manage.py", *words]
     env = environment(node, **settings) | {"PYTHONWARNINGS": "error"}
@@ -139,30 +143,14 @@ class Browser:
             connection.close()
 
 
+@dataclass
 class Site:
-    """The project on three nodes."""
+    """The project on some nodes: their ports by hostname, and the replicas' hostnames."""
 
-    def __init__(self, server: str, *, lag: float, **settings: Any) -> None:
-        self._stack = ExitStack()
-        try:
-            self.cluster = self._stack.enter_context(SimulatedCluster(size=3, lag=0.001))
-            migrated = manage(self.cluster.primary, "migrate", "--verbosity", "0")
-            assert migrated.returncode == 0, migrated.stderr
-            self.cluster.sync()
-            self.cluster.wait_until_replicated()
-            self.cluster.lag = lag
-            port = self._stack.enter_context(publisher(self.cluster))
-            self.ports = {
-                node.hostname: self._stack.enter_context(serve(server, environment(node, port, **settings)))
-                for node in self.cluster.nodes
-            }
-        except BaseException:
-            self._stack.close()
-            raise
-
-    @property
-    def replicas(self) -> list[str]:
-        return [node.hostname for node in self.cluster.replicas]
+    ports: Mapping[str, int]
+    replicas: list[str]
+    position: Callable[[], Position]
+    """The primary's."""
 
     @contextmanager
     def browser(self) -> Iterator[Browser]:
@@ -172,5 +160,33 @@ class Site:
         finally:
             browser.close()
 
-    def close(self) -> None:
-        self._stack.close()
+
+@contextmanager
+def simulated_site(server: str, *, lag: float, **settings: Any) -> Iterator[Site]:
+    """Three simulated nodes, whose replicas lag by ``lag`` seconds."""
+    with ExitStack() as stack:
+        cluster = stack.enter_context(SimulatedCluster(size=3, lag=0.001))
+        migrate(cluster.primary)
+        cluster.wait_until_replicated()
+        cluster.lag = lag
+        port = stack.enter_context(publisher(cluster))
+        ports = {
+            node.hostname: stack.enter_context(serve(server, environment(node, port, **settings))) for node in cluster.nodes
+        }
+        yield Site(ports, [node.hostname for node in cluster.replicas], cluster.primary.position)
+
+
+@contextmanager
+def real_site(server: str, directory: Path) -> Iterator[Site]:
+    """Two real nodes, of the binary that ``LITEFS_BIN`` names."""
+    with ExitStack() as stack:
+        pair = stack.enter_context(RealPair(directory))
+        migrate(pair.primary)
+        nodes = (pair.primary, pair.replica)
+        ports = {node.hostname: stack.enter_context(serve(server, environment(node))) for node in nodes}
+        yield Site(ports, [pair.replica.hostname], pair.primary.position)
+
+
+def migrate(node: Node) -> None:
+    done = manage(node, "migrate", "--verbosity", "0")
+    assert done.returncode == 0, done.stderr

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.django.serving import Site
+from tests.django.serving import Site, real_site, simulated_site
 
 CLIENTS = 4
 
 
 @pytest.fixture(scope="module", params=["gunicorn", "uvicorn"])
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    site = Site(request.param, lag=0.01)
-    yield site
-    site.close()
+    with simulated_site(request.param, lag=0.01) as site:
+        yield site
 
 
 _numbers = iter(range(1, 1_000_000))
@@ -66,6 +67,21 @@ def test_a_thousand_writes_are_each_read_on_a_random_replica(site: Site) -> None
     assert replays > 400
 
 
+@pytest.mark.litefs
+@pytest.mark.skipif(not os.environ.get("LITEFS_BIN"), reason="LITEFS_BIN names no LiteFS binary")
+@pytest.mark.parametrize("server", ["gunicorn", "uvicorn"])
+def test_real_litefs(server: str, tmp_path: Path) -> None:
+    """The same on two real nodes."""
+    with real_site(server, tmp_path) as site:
+        seen, replays, other = write_and_read(site, 200)
+        assert (seen, other) == (200, [])
+        assert replays > 50
+        with site.browser() as browser:
+            for visits in range(1, 6):
+                assert browser.ask("node-b", "GET", "/visit").json == {"visits": visits}
+            assert browser.replays == 5
+
+
 def test_async_views_see_their_writes_too(site: Site) -> None:
     """Under ASGI on the event loop, under WSGI each in a loop of its own."""
     seen, _, other = write_and_read(site, 100, "/async/notes")
@@ -78,11 +94,8 @@ def test_without_the_middleware_they_do_not() -> None:
         "django.contrib.sessions.middleware.SessionMiddleware",
         "django.contrib.auth.middleware.AuthenticationMiddleware",
     ]
-    site = Site("gunicorn", lag=0.05, MIDDLEWARE=middleware)
-    try:
+    with simulated_site("gunicorn", lag=0.05, MIDDLEWARE=middleware) as site:
         seen, replays, other = write_and_read(site, 60)
-    finally:
-        site.close()
     assert seen < 30
     assert replays == 0
     assert any("'seen': False" in outcome for outcome in other)  # stale
@@ -104,7 +117,7 @@ def test_the_cookie_is_set_after_a_write_only(site: Site) -> None:
     """With the position that has what the request's transaction and its session have committed."""
     with site.browser() as browser:
         written = browser.ask("node-a", "POST", f"/notes/{next(_numbers)}")
-        assert browser.cookies["txnum"] == str(site.cluster.primary.position().txid)
+        assert browser.cookies["txnum"] == str(site.position().txid)
         assert written.headers["cache-control"] == "private"
         assert written.headers["litefs-txid"] == browser.cookies["txnum"]
         assert "txnum" not in browser.ask("node-a", "GET", "/notes/1").headers.get("set-cookie", "")
@@ -116,7 +129,7 @@ def test_a_get_that_writes(site: Site) -> None:
     with site.browser() as browser:
         assert browser.ask("node-c", "GET", f"/touch/{next(_numbers)}").body == b"written"
         assert browser.replays == 1
-        assert browser.cookies["txnum"] == str(site.cluster.primary.position().txid)
+        assert browser.cookies["txnum"] == str(site.position().txid)
 
 
 def test_a_get_that_writes_its_session(site: Site) -> None:
@@ -136,7 +149,7 @@ def test_a_view_that_belongs_on_the_primary(site: Site) -> None:
 
 def test_a_view_that_waits_by_itself(site: Site) -> None:
     """For a transaction that comes while it does."""
-    txid = site.cluster.primary.position().txid + 1
+    txid = site.position().txid + 1
     found: list[int] = []
     with site.browser() as browser, site.browser() as writer:
         thread = threading.Thread(target=lambda: found.append(browser.ask("node-b", "GET", f"/here/{txid}").json))
