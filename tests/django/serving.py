@@ -27,8 +27,10 @@ Node = SimulatedNode | RealNode
 
 ROOT = Path(__file__).parents[2]
 PROJECT = Path(__file__).parent / "project"
+GUNICORN = ["gunicorn", "-k", "gthread", "-w", "1", "--threads", "4", "--keep-alive", "60"]
 SERVERS = {
-    "gunicorn": ["gunicorn", "-k", "gthread", "-w", "1", "--threads", "4", "--keep-alive", "60", "shop.wsgi", "-b"],
+    "gunicorn": [*GUNICORN, "shop.wsgi", "-b"],
+    "gunicorn, wrapped": [*GUNICORN, "shop.wrapped", "-b"],
     "uvicorn": ["uvicorn", "--timeout-keep-alive", "60", "shop.asgi:application", "--fd"],
 }
 
@@ -82,7 +84,7 @@ def serve(server: str, env: Mapping[str, str]) -> Iterator[int]:
     with socket.socket() as sock, tempfile.TemporaryFile("w+") as log, tempfile.TemporaryDirectory() as home:
         sock.bind(("127.0.0.1", 0))
         sock.listen(64)
-        bind = f"fd://{sock.fileno()}" if server == "gunicorn" else str(sock.fileno())
+        bind = f"fd://{sock.fileno()}" if server.startswith("gunicorn") else str(sock.fileno())
         command = [sys.executable, "-m", *SERVERS[server], bind]
         process = subprocess.Popen(
             command, cwd=PROJECT, env={**env, "HOME": home}, pass_fds=[sock.fileno()], stdout=log, stderr=subprocess.STDOUT

@@ -13,6 +13,10 @@ import pytest
 from tests.django.serving import Site, real_site, simulated_site
 
 CLIENTS = 4
+BARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+]
 
 
 @pytest.fixture(scope="module", params=["gunicorn", "uvicorn"])
@@ -67,6 +71,19 @@ def test_a_thousand_writes_are_each_read_on_a_random_replica(site: Site) -> None
     assert replays > 400
 
 
+def test_wrapped_as_a_whole() -> None:
+    """Django in `litefs_watch.wsgi.LiteFSMiddleware`, instead of its own: writes, refused ones, and bugs."""
+    with simulated_site("gunicorn, wrapped", lag=0.01, MIDDLEWARE=BARE) as site:
+        seen, replays, other = write_and_read(site, 1000)
+        assert (seen, other) == (1000, [])
+        assert replays > 400
+        with site.browser() as browser:
+            assert browser.ask("node-b", "GET", f"/touch/{next(_numbers)}").body == b"written"
+            assert browser.replays == 1
+            assert browser.cookies["txnum"] == str(site.position().txid)
+            assert browser.ask("node-b", "GET", "/broken").status == 500
+
+
 @pytest.mark.litefs
 @pytest.mark.skipif(not os.environ.get("LITEFS_BIN"), reason="LITEFS_BIN names no LiteFS binary")
 @pytest.mark.parametrize("server", ["gunicorn", "uvicorn"])
@@ -90,11 +107,7 @@ def test_async_views_see_their_writes_too(site: Site) -> None:
 
 def test_without_the_middleware_they_do_not() -> None:
     """What the test above would find."""
-    middleware = [
-        "django.contrib.sessions.middleware.SessionMiddleware",
-        "django.contrib.auth.middleware.AuthenticationMiddleware",
-    ]
-    with simulated_site("gunicorn", lag=0.05, MIDDLEWARE=middleware) as site:
+    with simulated_site("gunicorn", lag=0.05, MIDDLEWARE=BARE) as site:
         seen, replays, other = write_and_read(site, 60)
     assert seen < 30
     assert replays == 0
