@@ -23,17 +23,14 @@ from litefs_watch.consistency import (
     SAFE_METHODS,
     Answer,
     Cookie,
-    Hold,
-    Node,
     Options,
-    Policy,
     Replay,
     Tokens,
     Verdict,
-    Wait,
 )
 from litefs_watch.errors import NoPrimary, NotPrimary, WaitTimeout
 from litefs_watch.fly import get_all_instances, get_internal_instance_domain
+from litefs_watch.gate import AsyncGate
 from litefs_watch.replay import FlyReplay
 from litefs_watch.settings import Settings
 from litefs_watch.state import Role
@@ -151,21 +148,13 @@ async def check_cookie_for_transactional_consistency(
     raw = tx_number if isinstance(tx_number, bytes) else str(tx_number).encode("utf-8", "replace")
     if isinstance(_TOKENS.decode(raw), Verdict):
         return Consistency("delete-cookie")
-    policy = Policy(Options(cookie=TX_NUM_COOKIE_NAME, header=None, timeout=timeout, hold_writes=0))
-    exchange = policy.begin("GET", "/", [(b"cookie", b"txnum=" + raw)])
-    if exchange is None:
-        return Consistency("ok")
+    options = Options(cookie=TX_NUM_COOKIE_NAME, header=None, timeout=timeout, hold_writes=0)
     async with _watching(watcher, litefs_dir, database_filename) as using:
-
-        def node() -> Node:
-            return Node(using.role, using.primary, using.hostname, using.position(database_filename))
-
-        while isinstance(action := policy.decide(exchange, node()), Wait | Hold):
-            if isinstance(action, Wait):
-                await wait_for_up_to_date_tx_number(
-                    action.txid, timeout=action.timeout, database_filename=database_filename, watcher=using
-                )
-            exchange.waited = exchange.held = True
+        gate = AsyncGate(using, database_filename, options)
+        exchange = gate.policy.begin("GET", "/", [(b"cookie", b"txnum=" + raw)])
+        if exchange is None:
+            return Consistency("ok")
+        action = await gate.enter(exchange)
         if isinstance(action, Replay):
             return Consistency("replay", action.hostname)
         if action is not RUN:
