@@ -204,6 +204,15 @@ def test_a_replica_refuses_writes(cluster: SimulatedCluster, mode: str) -> None:
         connection.execute("INSERT INTO t VALUES (1)")
 
 
+def test_begin_immediate_begins_a_read_on_a_replica(cluster: SimulatedCluster) -> None:
+    """As on LiteFS: Django's ``transaction_mode``, and whoever else takes the lock before knowing whether to write."""
+    with closing(cluster.connect("node-b", isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        assert connection.execute("SELECT count(*) FROM t").fetchone() == (0,)
+        with pytest.raises(sqlite3.OperationalError, match="attempt to write a readonly database"):
+            connection.execute("INSERT INTO t VALUES (1)")
+
+
 def test_an_open_transaction_stops_replication_of_its_database(cluster: SimulatedCluster) -> None:
     """As on LiteFS; other databases, and other nodes, go on, and its end lets everything in."""
     cluster.create_database("other.db")
