@@ -84,13 +84,12 @@ class TxWaiters:
         woken = 0
         while queue and queue[-1].txid <= position.txid:
             waiter = queue.pop()
+            self._count -= 1  # before it is woken: in a thread of its own, it runs on at once
             waiter.position = position
             waiter.wake()
             woken += 1
-        if woken:
-            self._count -= woken
-            if not queue:
-                del self._queues[database]
+        if woken and not queue:
+            del self._queues[database]
         return woken
 
     def close(self) -> None:

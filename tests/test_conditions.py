@@ -62,6 +62,20 @@ def test_leaving_twice_or_after_the_wake_is_nothing() -> None:
     assert waiters._queues == {}
 
 
+def test_who_is_woken_is_counted_no_more() -> None:
+    """Not even by itself: woken in a thread of its own, it runs on at once."""
+    transactions, roles = TxWaiters(), RoleWaiters()
+    seen: list[int] = []
+    for txid in (1, 2, 3):
+        transactions.add(TxWaiter(DB, txid, lambda: seen.append(len(transactions))))
+        roles.add(RoleWaiter(frozenset((Role.REPLICA,)), lambda: seen.append(len(roles))))
+    assert transactions.publish(DB, Position(2)) == 2
+    assert seen == [2, 1]
+    transactions.close()
+    assert roles.publish(role(1)) == 3
+    assert seen[2:] == [0, 2, 1, 0]
+
+
 def test_closing_wakes_everybody_empty_handed() -> None:
     """Of each kind."""
     woken: list[str] = []
