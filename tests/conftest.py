@@ -7,6 +7,7 @@ another process.
 from __future__ import annotations
 
 import inspect
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,9 @@ def _refuse_on_trio(event: str, arguments: tuple[object, ...]) -> None:
 
 sys.addaudithook(_refuse_on_trio)
 
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; the commands under test inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Watcher(Settings("/nowhere"))  # what the first watcher imports and builds reads files: once, and not in a test
 
