@@ -10,10 +10,12 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Generic, Self
 
@@ -21,7 +23,7 @@ import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
 from litefs_watch.conditions import ChangeQueue, ChangeT, RoleWaiter, RoleWaiters, TxWaiter, TxWaiters
-from litefs_watch.errors import WaitTimeout, WatcherClosed
+from litefs_watch.errors import ConfigError, WaitTimeout, WatcherClosed
 from litefs_watch.position import TXID_MAX, Position, check_txid
 from litefs_watch.settings import Settings, check_timeout
 from litefs_watch.sources.thread import call_soon
@@ -73,6 +75,24 @@ class InnerWatcher(Watcher):
             for subscription in list(self.blocking_subscriptions):
                 subscription._queue.close()
 
+    def leave(self, function: Callable[[], object]) -> None:
+        """Run ``function`` under the lock: now, or soon in the watcher's thread. It never waits for the lock.
+
+        For all that ends a wait or a subscription. The garbage collector ends them, too, where a generator or a coroutine
+        was dropped, and it may be at work in the very thread that holds the lock.
+        """
+        if self.lock.acquire(blocking=False):
+            try:
+                function()
+            finally:
+                self.lock.release()
+        elif self.token is not None:
+            call_soon(self.token, partial(self._locked, function))
+
+    def _locked(self, function: Callable[[], object]) -> None:
+        with self.lock:
+            function()
+
     @contextmanager
     def awaited_tx(self, waiter: TxWaiter, timeout: float | None) -> Iterator[bool]:
         """For as long as it lasts, ``waiter`` is woken when its transaction is here. Gives whether there is anything to wait
@@ -92,8 +112,7 @@ class InnerWatcher(Watcher):
             yield waits
         finally:
             if waits and waiter.position is None:  # who was woken is out already
-                with self.lock:
-                    self.blocked_on_tx.discard(waiter)
+                self.leave(partial(self.blocked_on_tx.discard, waiter))
 
     def outcome_of_tx(self, waiter: TxWaiter, timeout: float | None) -> Position:
         """The position that ended the wait. Raises `WatcherClosed` and `WaitTimeout`."""
@@ -120,8 +139,7 @@ class InnerWatcher(Watcher):
             yield waits
         finally:
             if waits and waiter.reached is None:
-                with self.lock:
-                    self.blocked_on_role.discard(waiter)
+                self.leave(partial(self.blocked_on_role.discard, waiter))
 
     def outcome_of_role(self, waiter: RoleWaiter, timeout: float | None, what: str) -> str | None:
         """The primary's hostname at the end of the wait. Raises `WatcherClosed` and `WaitTimeout`."""
@@ -134,7 +152,8 @@ class InnerWatcher(Watcher):
     def statistics(self) -> Statistics:
         inner = super().statistics()
         waiters = inner.waiters + len(self.blocked_on_tx) + len(self.blocked_on_role)
-        subscriptions = inner.subscriptions + sum(not s.closed for s in list(self.blocking_subscriptions))
+        with self.lock:
+            subscriptions = inner.subscriptions + sum(not each.closed for each in self.blocking_subscriptions)
         return Statistics(waiters, subscriptions, inner.events, inner.reconnects, inner.rereads, inner.wakes)
 
     @property
@@ -162,11 +181,12 @@ class _Wake:
 class BlockingSubscription(Generic[ChangeT]):
     """Changes as they come: an iterator that blocks, and a context manager that ends the subscription.
 
-    It ends when the watcher stops, after what was still queued. The watcher holds it weakly.
+    It ends when the watcher stops, after what was still queued, and in a forked child. The watcher holds it weakly.
     """
 
-    def __init__(self, lock: threading.Lock, accepts: tuple[type, ...]) -> None:
-        self._news = threading.Condition(lock)
+    def __init__(self, inner: InnerWatcher, accepts: tuple[type, ...]) -> None:
+        self._inner = inner
+        self._news = threading.Condition(inner.lock)
         self._accepts = accepts
         self._queue: ChangeQueue[ChangeT] = ChangeQueue(self._news.notify_all)
 
@@ -191,8 +211,14 @@ class BlockingSubscription(Generic[ChangeT]):
 
     def close(self) -> None:
         """End the subscription: who iterates it stops."""
-        with self._news:
-            self._queue.close()
+        if not self._queue.closed:
+            self._queue.closed = True
+            self._inner.leave(self._queue.close)
+
+    def _after_fork(self) -> None:
+        """Who fed it is gone, and may have left the lock locked."""
+        self._queue.closed = True
+        self._news = threading.Condition()
 
     def __iter__(self) -> Self:
         return self
@@ -217,9 +243,12 @@ class BlockingWatcher:
     It starts by itself with the first call, so that a server may fork in between (gunicorn's ``preload``, multiprocessing):
     after a fork, the child starts its own. It stops at the process's end, with `stop`, or as a context manager. Without an
     argument the settings come from `Settings.from_env`.
+
+    Raises `ConfigError` where gevent or eventlet have replaced the threads by their own.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
+        _check_threads()
         self.settings = Settings.from_env() if settings is None else settings
         self._fresh()
         self._callbacks: list[Callable[[PrimaryChange], object]] = []
@@ -241,6 +270,7 @@ class BlockingWatcher:
         with self._starting:
             if self._up:
                 return
+            _check_threads()
             inner = self._inner = InnerWatcher(self.settings)
             inner.callbacks = self._callbacks
             started = threading.Event()
@@ -422,21 +452,23 @@ class BlockingWatcher:
 
     def changes(self) -> BlockingSubscription[TxChange | PrimaryChange]:
         """Every change from this call on: transactions (of each database the newest) and changes of the primary (all)."""
-        return self._subscribe(BlockingSubscription(self.inner().lock, (TxChange, PrimaryChange)))
+        return self._subscribe(BlockingSubscription(self.inner(), (TxChange, PrimaryChange)))
 
     def primary_changes(self) -> BlockingSubscription[PrimaryChange]:
         """Every change of the role or the primary from this call on."""
-        return self._subscribe(BlockingSubscription(self.inner().lock, (PrimaryChange,)))
+        return self._subscribe(BlockingSubscription(self.inner(), (PrimaryChange,)))
 
     def _subscribe(self, subscription: BlockingSubscription[ChangeT]) -> BlockingSubscription[ChangeT]:
-        with self._inner.lock:
-            self._inner.blocking_subscriptions.add(subscription)  # type: ignore[arg-type]
+        inner = subscription._inner
+        with inner.lock:
+            inner.blocking_subscriptions.add(subscription)  # type: ignore[arg-type]
         return subscription
 
     def on_primary_change(self, callback: Callable[[PrimaryChange], object]) -> Callable[[], None]:
         """Call ``callback`` in the watcher's thread with each change of the primary. Returns what ends that.
 
-        It must be quick: nothing else is seen meanwhile. What it raises is logged.
+        It must be quick: nothing else is seen meanwhile. What it raises is logged. A forked child keeps it, and calls it
+        once a watcher of its own runs, which its first other call starts.
         """
         self._callbacks.append(callback)
 
@@ -448,6 +480,18 @@ class BlockingWatcher:
         return end
 
 
+def _check_threads() -> None:
+    """gevent's and eventlet's run by turns in a single one, which the watcher's event loop, and inotify, would not leave."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if (gevent is not None and gevent.is_module_patched("threading")) or (
+        eventlet is not None and eventlet.is_monkey_patched("thread")
+    ):
+        raise ConfigError(
+            f"{'gevent' if gevent is not None else 'eventlet'} has replaced Python's threads, and the watcher needs a real "
+            "one: with gunicorn, use --worker-class gthread"
+        )
+
+
 _all: weakref.WeakSet[BlockingWatcher] = weakref.WeakSet()
 _orphans: list[object] = []  # of the parent, after a fork: kept, since finalising a foreign event loop would speak of it
 
@@ -457,6 +501,8 @@ def _after_fork() -> None:
     for watcher in list(_all):
         stopped = watcher._stopped
         _orphans.append(watcher._inner)
+        for subscription in list(watcher._inner.blocking_subscriptions):
+            subscription._after_fork()
         watcher._fresh()
         watcher._stopped = stopped
 

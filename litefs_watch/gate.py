@@ -44,10 +44,13 @@ class _Gate:
         self._counting = threading.Lock()
 
     def node(self) -> Node:
-        """The node as it is now."""
+        """The node as it is now. Where the watcher was stopped nothing is known, and nobody may wait."""
         known = self._known
         room = self._waiting < self._max_waiting
-        return Node(known.role, known.primary, self.hostname, known.position(self.database), room)
+        try:
+            return Node(known.role, known.primary, self.hostname, known.position(self.database), room)
+        except WatcherClosed:
+            return Node(Role.UNKNOWN, None, self.hostname, None, room=False)
 
     def _begin_wait(self) -> None:
         with self._counting:

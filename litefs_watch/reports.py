@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from litefs_watch.consistency import exchange_of
+from litefs_watch.consistency import mark_failed
 
 
 def listen_for_reports() -> None:
@@ -22,25 +22,19 @@ def listen_for_reports() -> None:
 
 
 def _django_failed(sender: Any, request: Any = None, **_: Any) -> None:
-    if request is not None:
-        _report(request, sys.exception())
+    if request is not None and (error := sys.exception()) is not None:
+        mark_failed(request, error)
 
 
 def _flask_failed(sender: Any, exception: BaseException | None = None, **_: Any) -> None:
     from flask import has_request_context, request
 
-    if has_request_context():
-        _report(request, exception)
+    if exception is not None and has_request_context():
+        mark_failed(request, exception)
 
 
 async def _quart_failed(sender: Any, exception: BaseException | None = None, **_: Any) -> None:
     from quart import has_request_context, request
 
-    if has_request_context():
-        _report(request, exception)
-
-
-def _report(request: Any, error: BaseException | None) -> None:
-    exchange = exchange_of(request)
-    if exchange is not None:
-        exchange.error = error
+    if exception is not None and has_request_context():
+        mark_failed(request, exception)

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from litefs_watch import (
     Watcher,
     WatcherClosed,
 )
+from litefs_watch.conditions import RoleWaiter, TxWaiter
 from litefs_watch.testing import SimulatedNode
 
 SOON = 10.0
@@ -169,6 +171,36 @@ def test_a_closed_subscription_ends_its_iterator(watcher: BlockingWatcher) -> No
     assert watcher.statistics().subscriptions == 0
 
 
+def test_what_the_collector_ends_waits_for_no_lock(node: SimulatedNode, watcher: BlockingWatcher) -> None:
+    """A dropped generator or coroutine is ended wherever the collector is at work: also where the watcher's lock is held."""
+    inner = watcher.inner()
+    changes = watcher.changes()
+    gone = watcher.changes()
+    waits = [
+        inner.awaited_tx(TxWaiter("app.db", 9, lambda: None), None),
+        inner.awaited_role(RoleWaiter(frozenset((Role.UNKNOWN,)), lambda: None), None),
+    ]
+
+    def end() -> None:
+        for wait in waits:
+            wait.__exit__(None, None, None)
+        changes.close()
+        gone.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        future = pool.submit(list, changes)
+        for wait in waits:
+            assert wait.__enter__()
+        waiting(watcher, 2)
+        with inner.lock:
+            pool.submit(end).result(SOON)
+            assert changes.closed
+        assert future.result(SOON) == []
+    waiting(watcher, 0)
+    assert watcher.statistics().subscriptions == 0
+    assert watcher.wait_for_tx(node.commit().txid, timeout=SOON)
+
+
 def test_callbacks(node: SimulatedNode, watcher: BlockingWatcher, caplog: pytest.LogCaptureFixture) -> None:
     """Called in the watcher's thread; one that fails is logged and harms no other."""
     seen: list[tuple[PrimaryChange, str]] = []
@@ -242,6 +274,46 @@ def test_a_child_after_a_fork_starts_its_own(node: SimulatedNode, watcher: Block
     assert process.exitcode == 0
     node.commit()
     assert watcher.wait_for_tx(3, timeout=SOON)
+
+
+def iterate_in_child(changes: Any, connection: Any) -> None:
+    connection.send((changes.closed, list(changes)))
+
+
+def test_a_subscription_ends_in_a_forked_child(node: SimulatedNode, watcher: BlockingWatcher) -> None:
+    """Nobody feeds it there. The parent's goes on."""
+    here, there = multiprocessing.Pipe()
+    with watcher.changes() as changes:
+        with watcher._inner.lock:
+            process = multiprocessing.get_context("fork").Process(target=iterate_in_child, args=(changes, there))
+            process.start()
+        assert here.poll(SOON)
+        assert here.recv() == (True, [])
+        process.join(SOON)
+        node.commit()
+        assert changes.take(SOON) is not None
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("gevent.monkey", "is_module_patched"), ("eventlet.patcher", "is_monkey_patched")]
+)
+def test_threads_that_are_none(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gevent's and eventlet's take turns in one, which the watcher would never leave: it says so, and does not hang."""
+    watcher = BlockingWatcher(Settings(standalone=True))
+    asked: list[str] = []
+    answers = [False]
+
+    def patched(what: str) -> bool:
+        asked.append(what)
+        return answers[0]
+
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{name: patched}))
+    BlockingWatcher(Settings(standalone=True))  # loaded, but nothing is replaced
+    answers[0] = True
+    for attempt in (lambda: BlockingWatcher(Settings(standalone=True)), watcher.start):
+        with pytest.raises(ConfigError, match=f"{module.split('.')[0]} has replaced Python's threads"):
+            attempt()
+    assert set(asked) <= {"threading", "thread"}
 
 
 def test_a_process_ends_that_never_stopped_it(node: SimulatedNode) -> None:

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 import anyio
 
 from litefs_watch.asgi.types import Message, Receive, Scope, Send
+from litefs_watch.consistency import named
 from litefs_watch.forwarding import FAILED, KEEP_ALIVE, failure_of, httpcore2, timeouts_of
 from litefs_watch.replay import Forward, target
 
@@ -69,7 +70,7 @@ class Forwarder:
         except ClientGone:
             return None
         except FAILED as error:
-            logger.warning("forwarding %s %s to %s failed: %r", scope["method"], scope["path"], hostname, error)
+            logger.warning("forwarding %s to %s failed: %r", named(scope["method"], scope["path"]), hostname, error)
             if started:
                 return error
             answer = failure_of(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable
 from typing import Unpack
 
@@ -24,7 +23,8 @@ class LiteFSMiddleware:
     - A response to a write on the primary carries the TXID in that cookie and header; after a GET that writes, call
       `mark_written`.
     - `watcher.ensure_primary`, ``ensure_instance``, and a write that SQLite refuses on a replica, raised before the response
-      has started, are answered with the replay too. Django's and Quart's own error pages are replaced.
+      has started, are answered with the replay too. Django's and Quart's own error pages are replaced; others that are sent
+      after the exception was handled, once the handler calls `mark_failed`.
     - WebSockets are denied before they are accepted where their path is one of ``primary_paths``, or the handler raises
       `NotPrimary`; all else is passed through, and nothing is buffered.
 
@@ -78,7 +78,7 @@ class LiteFSMiddleware:
             if exchange.started:
                 return send(message) if exchange.answered is None else _nothing()
             exchange.started = True
-            if exchange.touched or exchange.written or message.get("status", 500) >= 500:
+            if exchange.touched or exchange.written or message.get("status", 500) >= 500 or exchange.error is not None:
                 return self._start(exchange, message, scope, request, send)
             return send(message)
 
@@ -97,9 +97,8 @@ class LiteFSMiddleware:
         Called from where the application sends, so that an exception which it is just handling can be seen.
         """
         http = message["type"] == "http.response.start"
-        error = (exchange.error or sys.exception()) if message["type"] != "websocket.accept" else None
-        replaceable = error is not None and (not http or message["status"] >= 500)
-        if error is not None and replaceable and self._gate.is_fault_of_node(exchange, error):
+        error = exchange.hidden_error(message["status"] if http else 500) if message["type"] != "websocket.accept" else None
+        if error is not None and self._gate.is_fault_of_node(exchange, error):
             exchange.answered = error
             return self._answer_error(exchange, error, scope, receive, send)
         if http and (exchange.touched or exchange.written):

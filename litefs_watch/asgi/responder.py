@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from litefs_watch.asgi.types import Message, Receive, Scope, Send, Strategy
-from litefs_watch.consistency import Action, Answer, Refuse, Replay, refusal
+from litefs_watch.consistency import Action, Answer, Refuse, Replay, named, refusal
 from litefs_watch.errors import ConfigError
 from litefs_watch.replay import BODY_TAKEN, Answering, Forward, target
 
@@ -61,7 +61,7 @@ class Responder:
         if not isinstance(action, Refuse):
             raise TypeError(f"not an answer: {action}")
         logger.warning(
-            "503 for %s %s: %s %s", scope.get("method", "a WebSocket"), scope["path"], action.reason, action.detail
+            "503 for %s: %s %s", named(scope.get("method", "a WebSocket"), scope["path"]), action.reason, action.detail
         )
         await _send(refusal(action.reason), scope, send)
 

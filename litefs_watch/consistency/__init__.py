@@ -2,7 +2,7 @@
 
 - `tokens`: the TXID as text, signed or not; the cookie.
 - `options`: what an application can choose.
-- `exchange`: a request, the node, and what may be done: plain values. `mark_written`.
+- `exchange`: a request, the node, and what may be done: plain values. `mark_written`, `mark_failed`.
 - `faults`: what an application's exception says.
 - `policy`: the decisions, with their rules at the top.
 - `answers`: the responses that are ours.
@@ -10,7 +10,7 @@
 No framework, no I/O, no clock: `litefs_watch.asgi`, ``wsgi`` and ``django`` do what is decided here.
 """
 
-from litefs_watch.consistency.answers import Answer, refusal
+from litefs_watch.consistency.answers import Answer, named, refusal
 from litefs_watch.consistency.exchange import (
     RUN,
     SCOPE_KEY,
@@ -23,6 +23,7 @@ from litefs_watch.consistency.exchange import (
     Run,
     Wait,
     exchange_of,
+    mark_failed,
     mark_written,
 )
 from litefs_watch.consistency.faults import is_refused_write
@@ -51,6 +52,8 @@ __all__ = [
     "Wait",
     "exchange_of",
     "is_refused_write",
+    "mark_failed",
     "mark_written",
+    "named",
     "refusal",
 ]

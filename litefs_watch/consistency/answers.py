@@ -27,6 +27,11 @@ class Answer:
         return cls(status, tuple(given), body)
 
 
+def named(method: str, path: str) -> str:
+    """What the log calls a request: one line, whatever stands in the path, which is a client's, and decoded."""
+    return f"{method} {repr(path)[1:-1]}"
+
+
 def refusal(reason: str) -> Answer:
     """503, for now: with ``retry-after``, and the reason as text."""
     return Answer.of(503, ("retry-after", str(RETRY_AFTER)), text=reason + "\n")

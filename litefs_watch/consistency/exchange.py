@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -70,12 +71,21 @@ class Exchange:
     written = False
     """Set by `mark_written`."""
     error: BaseException | None = None
-    """Set by who sees that the framework turned an exception into a response."""
+    """Set by `mark_failed`, and by who sees that the framework turned an exception into a response."""
 
     started = False
     """Set by the shell when the response has started."""
     answered: BaseException | None = None
     """Set by the shell: the exception whose response was replaced."""
+
+    def hidden_error(self, status: int) -> BaseException | None:
+        """The exception behind a response that is about to start: one that was told of, or one that is being handled.
+
+        ``status`` is the response's: an exception that is merely being handled counts behind a server's error only.
+        """
+        if self.error is not None and status >= 400:
+            return self.error
+        return sys.exception() if status >= 500 else None
 
     @property
     def replayed(self) -> bool:
@@ -147,3 +157,16 @@ def mark_written(request: Any) -> None:
     exchange = exchange_of(request)
     if exchange is not None:
         exchange.written = True
+
+
+def mark_failed(request: Any, error: BaseException) -> None:
+    """Say that ``error`` is what this request fails with: for an error handler that answers instead of the framework.
+
+    Where it means that the request belongs on the primary (`NotPrimary`, a write that SQLite refused), the replay takes the
+    place of the response that follows, if that is one of 400 and above. Frameworks tell of what they answer themselves, but
+    Flask does not of what an application's ``@app.errorhandler(Exception)`` answers. ``request`` as for `mark_written`;
+    raises `TypeError` for what is none.
+    """
+    exchange = exchange_of(request)
+    if exchange is not None:
+        exchange.error = error

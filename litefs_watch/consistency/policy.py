@@ -157,7 +157,9 @@ class Policy:
             detail = f"another node sent it here, and this node is {node.role}, of {node.primary!r}"
         else:
             detail = (
-                "no primary is known" if node.room or exchange.held else "no primary is known, and too many wait for one"
+                "no primary is known"
+                if node.room or exchange.held
+                else "no primary is known, and none can be waited for: too many do, or the watcher was stopped"
             )
         return Refuse("No primary is known at this moment. Try again shortly.", detail)
 

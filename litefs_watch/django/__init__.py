@@ -11,9 +11,17 @@
 A view has the watcher from `get_watcher`; an async view waits with `get_awaitable_watcher`.
 """
 
-from litefs_watch.consistency import mark_written
+from litefs_watch.consistency import mark_failed, mark_written
 from litefs_watch.django.conf import get_awaitable_watcher, get_watcher
 from litefs_watch.django.middleware import LiteFSMiddleware
 from litefs_watch.replay import FlyReplay, Redirect
 
-__all__ = ["FlyReplay", "LiteFSMiddleware", "Redirect", "get_awaitable_watcher", "get_watcher", "mark_written"]
+__all__ = [
+    "FlyReplay",
+    "LiteFSMiddleware",
+    "Redirect",
+    "get_awaitable_watcher",
+    "get_watcher",
+    "mark_failed",
+    "mark_written",
+]

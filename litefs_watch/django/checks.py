@@ -8,7 +8,7 @@ E002      the directory is not there, or is none
 E003      a middleware that reads the session, or a cached page, comes before `LiteFSMiddleware`
 W004      another middleware comes before it, of which this is not known
 W005      the application is installed, and `LiteFSMiddleware` is not in ``MIDDLEWARE``; E006: it is there twice
-W007      the database of ``DATABASES["default"]`` is not in LiteFS's directory
+W007      the database of ``DATABASES["default"]`` is not in LiteFS's directory, or is not the one that is waited for
 W008      every request writes: ``SESSION_SAVE_EVERY_REQUEST`` with sessions in the database
 W009      ``check --deploy``: ``standalone`` is on, so that every node would be a primary
 W010      ``check --deploy``: no LiteFS is mounted on the directory
@@ -83,9 +83,14 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         hint = "It is 'fuse.dir' in litefs.yml, and LiteFS mounts it before it starts the application. To develop without "
         return [_error(2, f"{NAME}: litefs_dir: {directory}: {fault}.", hint + f"LiteFS: {NAME} = {{'standalone': DEBUG}}.")]
     path = database_path()
-    if path is not None and path.name == settings.database and path.parent.resolve() != directory.resolve():
+    if path is None:
+        return []
+    if path.parent.resolve() != directory.resolve() and not _is_same(path, directory / (settings.database or "")):
         hint = f'DATABASES["default"]["NAME"] = "{directory / path.name}"'
         return [_warning(7, f"The database {path} is not in {directory}, so LiteFS does not replicate it.", hint)]
+    if path.name != settings.database and not _is_same(path, directory / (settings.database or "")):
+        message = f"{settings.database} is waited for, and the database is {path}."
+        return [_warning(7, message, f"Leave out the database in {NAME}, and DATABASE_FILENAME.")]
     return []
 
 
@@ -95,7 +100,7 @@ def check_middleware(**_: Any) -> list[CheckMessage]:
     ours = _import(OURS)
     places = [index for index, (_, found) in enumerate(classes) if isinstance(found, type) and issubclass(found, ours)]
     if not places:
-        hint = f'MIDDLEWARE = ["{OURS}", ...]. Where the whole application is wrapped in wsgi.py or asgi.py, silence this.'
+        hint = f'MIDDLEWARE = ["{OURS}", ...]. Also where the whole application is wrapped: it tells of sessions.'
         return [_warning(5, "LiteFSMiddleware is not in MIDDLEWARE: nobody waits for anything.", hint)]
     if len(places) > 1:
         return [_error(6, "LiteFSMiddleware is in MIDDLEWARE more than once.", "Leave the first one.")]
@@ -144,6 +149,14 @@ def _fault(directory: Path) -> str | None:
     except OSError as error:  # also ENOTCONN: a mount whose LiteFS has died
         return error.strerror or str(error)
     return None
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Whether both are one file, by way of links."""
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False
 
 
 def _import(path: str) -> Any:

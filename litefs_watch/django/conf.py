@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote, urlsplit
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
@@ -29,6 +30,7 @@ from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.settings import Settings
 
 NAME = "LITEFS_WATCH"
+IN_MEMORY = "in-memory"
 
 Strategy = Callable[[HttpRequest, str], HttpResponse | Awaitable[HttpResponse]]
 """Answers a request that belongs on another node by means of its own: ``(request, hostname)``. It may be a coroutine
@@ -65,13 +67,16 @@ def load() -> Configuration:
     if isinstance(replay, Forward):
         raise ConfigError(
             f"{NAME}: replay: Forward streams, which Django's MIDDLEWARE can't; wrap the application in wsgi.py with "
-            "litefs_watch.wsgi.LiteFSMiddleware, or in asgi.py with litefs_watch.asgi.LiteFSMiddleware, instead"
+            "litefs_watch.wsgi.LiteFSMiddleware, or in asgi.py with litefs_watch.asgi.LiteFSMiddleware, and give it there"
         )
     if not isinstance(replay, Answering) and not callable(replay):
         raise ConfigError(f"{NAME}: replay: FlyReplay(), Redirect(...) or a function, not {replay!r}")
     options = Options(**{name: values.pop(name) for name in list(values) if name in _OPTIONS})
-    if "database" not in values and not os.environ.get("DATABASE_FILENAME") and (path := database_path()) is not None:
-        values["database"] = path.name
+    if "database" not in values and not os.environ.get("DATABASE_FILENAME"):
+        if (path := database_path()) is not None:
+            values["database"] = path.name
+        elif is_in_memory():  # by Django's test runner, before it runs the checks: no name is of any use then
+            values["database"] = IN_MEMORY
     found = Settings.from_env(**values)
     found.database_or_default(None)
     return Configuration(found, options, replay)
@@ -83,11 +88,22 @@ def _known() -> str:
 
 def database_path() -> Path | None:
     """The file of ``DATABASES["default"]``; None where that is no SQLite, or in memory."""
-    database = django_settings.DATABASES.get("default", {})
-    name = str(database.get("NAME") or "")
-    if "sqlite" not in str(database.get("ENGINE", "")) or not name or ":memory:" in name or name.startswith("file:"):
+    name = _sqlite_name()
+    if not name or is_in_memory():
         return None
-    return Path(name)
+    return Path(unquote(urlsplit(name).path) if name.startswith("file:") else name)
+
+
+def is_in_memory() -> bool:
+    """Whether ``DATABASES["default"]`` is SQLite in memory."""
+    name = _sqlite_name()
+    return ":memory:" in name or "mode=memory" in name
+
+
+def _sqlite_name() -> str:
+    database = django_settings.DATABASES.get("default", {})
+    engine = str(database.get("ENGINE", ""))
+    return str(database.get("NAME") or "") if "sqlite" in engine or "spatialite" in engine else ""
 
 
 def load_or_refuse() -> Configuration:
@@ -108,6 +124,8 @@ def get_watcher() -> BlockingWatcher:
     Raises `ImproperlyConfigured` where ``LITEFS_WATCH`` and the environment do not say enough.
     """
     global _watcher
+    if (made := _watcher) is not None:
+        return made
     with _making:
         if _watcher is None:
             _watcher = BlockingWatcher(load_or_refuse().settings)

@@ -7,11 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction, sync_to_async
-from django.db import connections
+from django.conf import settings as django_settings
+from django.db import OperationalError, connections, router
 from django.http import HttpRequest, HttpResponse
 from django.utils.cache import patch_vary_headers
 
-from litefs_watch.consistency import RUN, SCOPE_KEY, Action, Answer, Exchange, Refuse, Replay, exchange_of, refusal
+from litefs_watch.consistency import RUN, SCOPE_KEY, Action, Answer, Exchange, Refuse, Replay, exchange_of, named, refusal
+from litefs_watch.consistency.faults import MESSAGES
 from litefs_watch.django.conf import get_awaitable_watcher, get_watcher, load_or_refuse
 from litefs_watch.gate import AsyncGate, BlockingGate
 from litefs_watch.replay import Answering, target
@@ -40,6 +42,14 @@ class LiteFSMiddleware:
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
+        self._warned = False
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+        self._configure()
+        listen_for_reports()
+
+    def _configure(self) -> None:
         configuration = load_or_refuse()
         replay = configuration.replay
         self._answering = replay if isinstance(replay, Answering) else None
@@ -51,15 +61,12 @@ class LiteFSMiddleware:
         self._gate = BlockingGate(self._watcher, None, configuration.options)
         self._awaitable = get_awaitable_watcher()
         self._async_gate = AsyncGate(self._awaitable, None, configuration.options)
-        self._warned = False
-        self._is_async = iscoroutinefunction(get_response)
-        if self._is_async:
-            markcoroutinefunction(self)
-        # A hook of Django's, which it would call in a thread where it is not async, too.
-        self.process_view = self._listen_async if self._is_async else self._listen
-        listen_for_reports()
 
     def __call__(self, request: HttpRequest) -> HttpResponse | Awaitable[HttpResponse]:
+        if get_watcher() is not self._watcher:  # a test has overridden the settings
+            self._configure()
+        if (around := exchange_of(request)) is not None:
+            return self._tell_async(around, request) if self._is_async else self._tell(around, request)
         if self._is_async:
             return self._call_async(request)
         exchange = self._begin(request)
@@ -75,10 +82,22 @@ class LiteFSMiddleware:
             if not self._gate.is_fault_of_node(exchange, error):
                 raise
             return self._answer(request, self._gate.failed(exchange, error))
+        _look(exchange, request, response)
         if (fault := self._fault(exchange, response)) is not None:
             return self._answer(request, self._gate.failed(exchange, fault))
-        if self._is_marked(exchange, request):
+        if exchange.touched or exchange.written:
             _add(response, self._gate.headers(exchange, _sent(response)))
+        return response
+
+    def _tell(self, exchange: Exchange, request: HttpRequest) -> HttpResponse:
+        """Where the whole application is wrapped in a middleware of ours: that one answers, and is told of the session."""
+        response: HttpResponse = self.get_response(request)
+        _look(exchange, request, response)
+        return response
+
+    async def _tell_async(self, exchange: Exchange, request: HttpRequest) -> HttpResponse:
+        response: HttpResponse = await self.get_response(request)
+        _look(exchange, request, response)
         return response
 
     async def _call_async(self, request: HttpRequest) -> HttpResponse:
@@ -94,30 +113,12 @@ class LiteFSMiddleware:
             if not self._gate.is_fault_of_node(exchange, error):
                 raise
             return await self._answer_async(request, await self._async_gate.failed(exchange, error))
+        _look(exchange, request, response)
         if (fault := self._fault(exchange, response)) is not None:
             return await self._answer_async(request, await self._async_gate.failed(exchange, fault))
-        if self._is_marked(exchange, request):
+        if exchange.touched or exchange.written:
             _add(response, await self._async_gate.headers(exchange, _sent(response)))
         return response
-
-    def _listen(self, request: HttpRequest, *_: Any) -> None:
-        """Django's session middleware turns a refused write into 400 'Bad Request', and tells nobody: listen to it."""
-        exchange, session = exchange_of(request), getattr(request, "session", None)
-        if exchange is None or session is None or exchange.role is Role.PRIMARY:
-            return
-        save = session.save
-
-        def save_and_tell(*arguments: Any, **keywords: Any) -> Any:
-            try:
-                return save(*arguments, **keywords)
-            except Exception as error:
-                exchange.error = error
-                raise
-
-        session.save = save_and_tell
-
-    async def _listen_async(self, request: HttpRequest, *_: Any) -> None:
-        self._listen(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """What a view raised: Django would log it as an error, and mail it to ``ADMINS``."""
@@ -128,9 +129,7 @@ class LiteFSMiddleware:
         return HttpResponse(status=500)  # the answer takes its place when it comes through `__call__`
 
     def _begin(self, request: HttpRequest) -> Exchange | None:
-        """None where the request is to be left alone, or the same middleware is around the whole application too."""
-        if exchange_of(request) is not None:
-            return None
+        """None where the request is to be left alone."""
         scope = getattr(request, "scope", None)
         headers = headers_of(request.META) if scope is None else scope["headers"]
         exchange = self._gate.policy.begin(request.method or "GET", request.path, headers)
@@ -142,13 +141,6 @@ class LiteFSMiddleware:
         """The exception behind an error page which says that the request belongs elsewhere."""
         error = exchange.error if response.status_code >= 400 else None
         return error if error is not None and self._gate.is_fault_of_node(exchange, error) else None
-
-    def _is_marked(self, exchange: Exchange, request: HttpRequest) -> bool:
-        """Whether the response may get headers. A session that was modified has been written by now."""
-        session = getattr(request, "session", None)
-        if session is not None and session.modified and hasattr(session, "get_model_class"):  # of a database
-            exchange.written = True
-        return exchange.touched or exchange.written
 
     def _warn_in_transaction(self, exchange: Exchange) -> None:
         if self._warned or exchange.token is None or self._watcher.role is not Role.REPLICA:
@@ -179,8 +171,24 @@ class LiteFSMiddleware:
             return _to_response(self._answering.answer(action.hostname, _target(request)))
         if not isinstance(action, Refuse):
             raise TypeError(f"not an answer: {action}")
-        logger.warning("503 for %s %s: %s %s", request.method, request.path, action.reason, action.detail)
+        logger.warning("503 for %s: %s %s", named(request.method or "GET", request.path), action.reason, action.detail)
         return _to_response(refusal(action.reason))
+
+
+def _look(exchange: Exchange, request: HttpRequest, response: HttpResponse) -> None:
+    """What Django's session middleware tells nobody: that it has written, or that SQLite has refused it, which it answers
+    with 400 'Bad Request'. On the primary that is the view's own: nothing is refused there."""
+    session: Any = getattr(request, "session", None)
+    if not hasattr(session, "get_model_class"):  # none, or one that is not kept in a table
+        return
+    if session.modified:
+        exchange.written = True
+    if response.status_code != 400 or exchange.error is not None or session.is_empty():
+        return
+    if session.modified or django_settings.SESSION_SAVE_EVERY_REQUEST:
+        table = connections[router.db_for_write(session.model)]
+        if table.vendor == "sqlite":
+            exchange.error = OperationalError(MESSAGES[0])
 
 
 def _target(request: HttpRequest) -> str:

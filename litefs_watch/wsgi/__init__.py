@@ -1,4 +1,4 @@
-"""Read your own writes, for every WSGI application: Flask, Django, Bottle, Falcon, and whatever else gunicorn runs.
+"""Read your own writes, for every WSGI application: Flask, Django, Bottle, Falcon, and others, in threads that are real.
 
 - `middleware`: `LiteFSMiddleware`, a thin shell around `litefs_watch.consistency`.
 - `environ`: a request taken apart.
@@ -8,8 +8,8 @@
 WSGI knows neither WebSockets nor a lifespan: the `BlockingWatcher` starts by itself, after the server has forked.
 """
 
-from litefs_watch.consistency import mark_written
+from litefs_watch.consistency import mark_failed, mark_written
 from litefs_watch.replay import FlyReplay, Forward, Redirect
 from litefs_watch.wsgi.middleware import LiteFSMiddleware
 
-__all__ = ["FlyReplay", "Forward", "LiteFSMiddleware", "Redirect", "mark_written"]
+__all__ = ["FlyReplay", "Forward", "LiteFSMiddleware", "Redirect", "mark_failed", "mark_written"]

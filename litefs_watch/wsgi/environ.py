@@ -68,6 +68,8 @@ class Body:
         return bool(self._left) if self._left is not None else self._ends
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("read"):  # readinto, read1: PEP 3333 has none, and who asks for them can do without
+            raise AttributeError(name)
         return getattr(self._input, name)
 
     def __iter__(self) -> Iterator[bytes]:

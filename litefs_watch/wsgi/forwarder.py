@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from litefs_watch.consistency import Answer
+from litefs_watch.consistency import Answer, named
 from litefs_watch.forwarding import FAILED, KEEP_ALIVE, failure_of, httpcore2, timeouts_of
 from litefs_watch.replay import Forward
 from litefs_watch.wsgi.environ import Body, entity_headers_of, headers_of, path_of, target_of
@@ -58,8 +58,8 @@ class Forwarder:
             except EOFError as error:
                 return Answer.of(400, text=f"{error}\n")
             except FAILED as error:
-                where = f"{environ['REQUEST_METHOD']} {path_of(environ)}"
-                logger.warning("forwarding %s to %s failed: %r", where, hostname, error)
+                what = named(environ["REQUEST_METHOD"], path_of(environ))
+                logger.warning("forwarding %s to %s failed: %r", what, hostname, error)
                 return failure_of(error)
             sent = self._strategy.response_headers(response.headers)
             start_response(

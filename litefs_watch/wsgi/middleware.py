@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Unpack
 
 from litefs_watch.blocking import BlockingWatcher
@@ -24,7 +24,7 @@ class LiteFSMiddleware:
     What `litefs_watch.asgi.LiteFSMiddleware` does, with the same options. ``replay`` is `FlyReplay` (the default),
     `Redirect`, `Forward`, or a function ``(environ, start_response, hostname)`` that answers the request. `mark_written`
     takes Flask's and Django's request, or the environ. Exceptions that Flask and Django turn into error pages are seen
-    through their signals.
+    through their signals; those that an error handler of the application's own answers, once it calls `mark_failed`.
 
     Raises `ConfigError` for an option that can't work.
     """
@@ -57,7 +57,7 @@ class LiteFSMiddleware:
         replaced: list[BaseException] = []
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-            error = (exchange.error or sys.exception()) if status.startswith("5") and not exchange.started else None
+            error = exchange.hidden_error(int(status[:3])) if not exchange.started else None
             if error is not None and gate.is_fault_of_node(exchange, error):
                 replaced[:] = [error]
                 return _nowhere
@@ -68,19 +68,44 @@ class LiteFSMiddleware:
 
         try:
             body = self.app(given, start)
+            if not exchange.started and not replaced:  # a generator starts the response when it is asked for the first chunk
+                body = _Begun(body)
         except Exception as error:
             if exchange.started or not gate.is_fault_of_node(exchange, error):
                 raise
             return self._responder.respond(gate.failed(exchange, error), environ, start_response)
         if replaced:
-            if hasattr(body, "close"):
-                body.close()
+            _close(body)
             return self._responder.respond(gate.failed(exchange, replaced[0]), environ, start_response)
         return body
 
     def _added(self, exchange: Exchange, sent: list[tuple[str, str]]) -> list[tuple[str, str]]:
         given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in sent]
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._gate.headers(exchange, given)]
+
+
+class _Begun:
+    """A response's body, whose first chunk has been taken already."""
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._body = body
+        chunks = iter(body)
+        try:
+            self._chunks = chain(list(islice(chunks, 1)), chunks)
+        except BaseException:
+            _close(body)
+            raise
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._chunks
+
+    def close(self) -> None:
+        _close(self._body)
+
+
+def _close(body: Iterable[bytes]) -> None:
+    if hasattr(body, "close"):
+        body.close()
 
 
 def _nowhere(data: bytes) -> None:

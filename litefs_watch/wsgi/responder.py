@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from litefs_watch.consistency import Action, Answer, Refuse, Replay, refusal
+from litefs_watch.consistency import Action, Answer, Refuse, Replay, named, refusal
 from litefs_watch.errors import ConfigError
 from litefs_watch.replay import BODY_TAKEN, Answering, Forward
 from litefs_watch.wsgi.environ import Body, path_of, target_of
@@ -60,7 +60,7 @@ class Responder:
                 return send(answer, start_response) if isinstance(answer, Answer) else answer
         if not isinstance(action, Refuse):
             raise TypeError(f"not an answer: {action}")
-        logger.warning("503 for %s %s: %s %s", environ["REQUEST_METHOD"], path_of(environ), action.reason, action.detail)
+        logger.warning("503 for %s: %s %s", named(environ["REQUEST_METHOD"], path_of(environ)), action.reason, action.detail)
         return send(refusal(action.reason), start_response)
 
 

@@ -78,7 +78,9 @@ def test_a_subclass_is_it_too(node: SimulatedNode) -> None:
         ({"litefs_dir": __file__}, "E002", "Not a directory"),
         ({"litefs_dir": None}, "E001", "LITEFS_DIR is not set"),
         ({"timout": 1}, "E001", "is 'timeout' meant?"),
-        ({"litefs_dir": str(Path(__file__).parent)}, "W007", "app.db"),
+        ({"litefs_dir": str(Path(__file__).parent)}, "W007", "LiteFS does not replicate it"),
+        ({"litefs_dir": str(Path(__file__).parent), "database": "b.db"}, "W007", "LiteFS does not replicate it"),
+        ({"database": "b.db"}, "W007", "b.db is waited for, and the database is"),
     ],
 )
 def test_settings(node: SimulatedNode, options: dict[str, Any], name: str, words: str) -> None:
@@ -86,6 +88,14 @@ def test_settings(node: SimulatedNode, options: dict[str, Any], name: str, words
     found = complaints(node, LITEFS_WATCH=options)
     assert set(found) == {name}
     assert words in found[name]
+
+
+def test_a_link_to_the_database_is_the_database(node: SimulatedNode, tmp_path: Path) -> None:
+    """Where the file that Django opens is a link into LiteFS's directory."""
+    (tmp_path / "app.db").symlink_to(node.path())
+    engine = {"ENGINE": "django.db.backends.sqlite3"}
+    assert complaints(node, DATABASES={"default": engine | {"NAME": str(tmp_path / "app.db")}}) == {}
+    assert set(complaints(node, DATABASES={"default": engine | {"NAME": str(tmp_path / "another.db")}})) == {"W007"}
 
 
 def test_every_request_would_write(node: SimulatedNode) -> None:

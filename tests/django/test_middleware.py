@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
+from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import got_request_exception
-from django.db import connections
+from django.db import ConnectionHandler, connections
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncRequestFactory, RequestFactory, override_settings
 
@@ -162,6 +163,36 @@ def test_a_modified_session_is_a_write(ask: Ask, node: SimulatedNode) -> None:
         assert not ask(view_with(other), "GET", "/").cookies
 
 
+@pytest.mark.parametrize("role", [Role.PRIMARY, Role.REPLICA])
+def test_a_session_that_could_not_be_saved(ask: Ask, node: SimulatedNode, role: Role) -> None:
+    """Django answers 400 then, and tells nobody why. On the primary it is a 400 of the view's own."""
+    if role is Role.PRIMARY:
+        node.become_primary()
+    get_watcher().wait_for_role(role, timeout=SOON)
+    lite = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": node.database_file()}}
+
+    def status_with(session: SimpleNamespace, databases: Any = lite) -> int:
+        def view(request: HttpRequest) -> HttpResponse:
+            request.session = session
+            return HttpResponse(status=400)
+
+        known = ConnectionHandler(databases)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("litefs_watch.django.middleware.connections", known)
+            return int(ask(view, "GET", "/").status_code)
+
+    def session(**values: Any) -> SimpleNamespace:
+        return SimpleNamespace(**{"modified": True, "get_model_class": None, "is_empty": bool, "model": None} | values)
+
+    assert status_with(session()) == (400 if role is Role.PRIMARY else 409)
+    assert status_with(session(modified=False)) == 400
+    assert status_with(session(is_empty=lambda: True)) == 400
+    elsewhere = {"default": {"ENGINE": "django.db.backends.dummy"}}
+    assert status_with(session(), elsewhere) == 400
+    with override_settings(SESSION_SAVE_EVERY_REQUEST=True):
+        assert status_with(session(modified=False)) == (400 if role is Role.PRIMARY else 409)
+
+
 def test_an_error_page_behind_which_a_refused_write_is(ask: Ask) -> None:
     """It becomes the replay. On the primary, and where nothing was refused, it stays."""
     assert ask(refused, "GET", "/").headers["fly-replay"] == "instance=node-a"
@@ -251,8 +282,9 @@ def test_a_strategy_of_one_s_own(ask: Ask, configured: Any) -> None:
 
 def test_within_another_one_it_does_nothing(ask: Ask, configured: Any) -> None:
     """The application may be wrapped as a whole, too: the outer one decides."""
-    inner = LiteFSMiddleware(page)
     configured(on_timeout="stale", timeout=0.01)
+    inner = LiteFSMiddleware(page)
+    inner._begin = unreached  # type: ignore[method-assign]
     response = ask(inner, "GET", "/", cookie="txnum=9")
     assert response.headers["litefs-stale"] == "true"
     assert response.content == b"page"
@@ -287,6 +319,41 @@ def test_the_watcher_of_the_process(node: SimulatedNode, configured: Any) -> Non
     assert get_watcher() is not watcher
     assert not watcher.running
     assert get_watcher().settings.database == "b.db"
+
+
+def test_a_handler_from_before_the_settings_were_overridden(configured: Any) -> None:
+    """As Django's test client keeps one: it works with the new ones, and afterwards with the old ones again."""
+    middleware: Any = LiteFSMiddleware(page)
+    stale = RequestFactory().get("/", headers={"cookie": "txnum=9"})
+    with override_settings(LITEFS_WATCH=django_settings.LITEFS_WATCH | {"on_timeout": "stale", "timeout": 0.01}):
+        assert middleware(stale).headers["litefs-stale"] == "true"
+    assert middleware(RequestFactory().get("/", headers={"cookie": "txnum=9"})).status_code == 409
+
+
+@pytest.mark.parametrize("name", [":memory:", "file:memorydb_default?mode=memory&cache=shared"])
+def test_a_database_in_memory(name: str, node: SimulatedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Django's test runner has it, which then runs the checks: none is to be named."""
+    monkeypatch.delenv("DATABASE_FILENAME", raising=False)
+    monkeypatch.setitem(django_settings.DATABASES, "default", {"ENGINE": "django.db.backends.sqlite3", "NAME": name})
+    with override_settings(LITEFS_WATCH={"litefs_dir": node.litefs_dir, "api_url": None}):
+        middleware: Any = LiteFSMiddleware(page)
+        assert middleware(RequestFactory().get("/")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [
+        ("django.db.backends.sqlite3", "/litefs/my shop.db"),
+        ("django.contrib.gis.db.backends.spatialite", "/litefs/my shop.db"),
+        ("django.db.backends.sqlite3", "file:/litefs/my%20shop.db?mode=rw"),
+    ],
+)
+def test_the_database_is_django_s(engine: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file, however it is named."""
+    monkeypatch.delenv("DATABASE_FILENAME", raising=False)
+    monkeypatch.setitem(django_settings.DATABASES, "default", {"ENGINE": engine, "NAME": name})
+    with override_settings(LITEFS_WATCH={"litefs_dir": "/litefs"}):
+        assert get_watcher().settings.database == "my shop.db"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from tests.django.serving import Site, real_site, simulated_site
 
 CLIENTS = 4
+OURS = "litefs_watch.django.LiteFSMiddleware"
 BARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
@@ -72,8 +73,8 @@ def test_a_thousand_writes_are_each_read_on_a_random_replica(site: Site) -> None
 
 
 def test_wrapped_as_a_whole() -> None:
-    """Django in `litefs_watch.wsgi.LiteFSMiddleware`, instead of its own: writes, refused ones, and bugs."""
-    with simulated_site("gunicorn, wrapped", lag=0.01, MIDDLEWARE=BARE) as site:
+    """Django in `litefs_watch.wsgi.LiteFSMiddleware`, which Django's own tells of sessions: writes, refused ones, bugs."""
+    with simulated_site("gunicorn, wrapped", lag=0.01) as site:
         seen, replays, other = write_and_read(site, 1000)
         assert (seen, other) == (1000, [])
         assert replays > 400
@@ -82,6 +83,7 @@ def test_wrapped_as_a_whole() -> None:
             assert browser.replays == 1
             assert browser.cookies["txnum"] == str(site.position().txid)
             assert browser.ask("node-b", "GET", "/broken").status == 500
+        write_the_session(site)
 
 
 @pytest.mark.litefs
@@ -147,10 +149,27 @@ def test_a_get_that_writes(site: Site) -> None:
 
 def test_a_get_that_writes_its_session(site: Site) -> None:
     """Its middleware saves it when the view is done: that is refused on a replica, and a write on the primary."""
+    write_the_session(site)
+
+
+def write_the_session(site: Site) -> None:
     with site.browser() as browser:
         for visits in range(1, 6):
             assert browser.ask(random.choice([*site.ports]), "GET", "/visit").json == {"visits": visits}
+        assert browser.ask("node-a", "GET", "/visit").headers["litefs-txid"] == browser.cookies["txnum"]
         assert browser.ask("node-b", "GET", "/visit", follow=False).headers["fly-replay"] == "instance=node-a"
+
+
+def test_a_session_that_is_written_where_there_is_no_view() -> None:
+    """By each request, also one for an address that does not exist; and by a middleware that answers by itself."""
+    middleware = [OURS, "django.contrib.sessions.middleware.SessionMiddleware", "shop.middleware.remember"]
+    always = simulated_site("gunicorn", lag=0.01, MIDDLEWARE=middleware, SESSION_SAVE_EVERY_REQUEST=True)
+    with always as site, site.browser() as browser:
+        assert browser.ask("node-a", "GET", "/visit").status == 200
+        for path, status in (("/nowhere", 404), ("/remember", 204)):
+            assert browser.ask("node-b", "GET", path, follow=False).headers["fly-replay"] == "instance=node-a"
+            assert browser.ask("node-b", "GET", path).status == status
+        assert browser.ask("node-a", "GET", "/bad").status == 400  # a view's own
 
 
 def test_a_view_that_belongs_on_the_primary(site: Site) -> None:

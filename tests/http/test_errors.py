@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from litefs_watch import NoPrimary, NotPrimary, Role, WrongInstance
-from litefs_watch.asgi import LiteFSMiddleware, Redirect
+from litefs_watch.asgi import LiteFSMiddleware, Redirect, mark_failed
 from litefs_watch.asgi.types import Receive, Scope, Send
 from litefs_watch.consistency import is_refused_write
 from tests.http.fakes import FakeWatcher, Handler, Reply, call, raises, replica, unknown
@@ -198,6 +198,24 @@ async def test_an_error_page_of_ones_own_is_replaced() -> None:
 
     app = Starlette(routes=shop(NotPrimary("node-b")), exception_handlers={Exception: page})
     assert is_replay(await call(LiteFSMiddleware(app, replica().watcher)))
+
+
+async def test_an_error_that_was_dealt_with_and_told_of_is_replayed() -> None:
+    """Whatever the page's status is, from 400 on; a page of success stays."""
+    for status, replayed in ((400, True), (500, True), (200, False)):
+
+        async def app(scope: Scope, receive: Receive, send: Send, status: int = status) -> None:
+            error = None
+            try:
+                raise sqlite3.OperationalError(READONLY)
+            except sqlite3.OperationalError as refused:
+                error = refused
+            mark_failed(scope, error)
+            await PlainTextResponse("sorry", status)(scope, receive, send)
+
+        reply = await call(LiteFSMiddleware(app, replica().watcher))
+        assert is_replay(reply) is replayed
+        assert reply.status == (409 if replayed else 200)
 
 
 async def test_what_the_application_deals_with_itself_stays() -> None:

@@ -10,10 +10,12 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from wsgiref.validate import validator
 
 import flask
 import pytest
@@ -21,7 +23,7 @@ from werkzeug.test import Client as WerkzeugClient
 from werkzeug.test import TestResponse, create_environ, run_wsgi_app
 
 from litefs_watch import BlockingWatcher, ConfigError, NotPrimary, Role, Settings
-from litefs_watch.consistency import mark_written
+from litefs_watch.consistency import mark_failed, mark_written
 from litefs_watch.replay import Redirect
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
 from litefs_watch.wsgi import LiteFSMiddleware
@@ -169,6 +171,86 @@ def test_a_refused_write_that_reaches_the_middleware_is_replayed(cluster: Cluste
     assert cluster.apps["node-b"].get("/touch/3").status_code == 409
     with pytest.raises(KeyError):
         cluster.apps["node-b"].get("/broken")
+
+
+@pytest.mark.parametrize("kind", [Exception, sqlite3.OperationalError])
+def test_an_error_handler_of_the_application_s_own(cluster: Cluster, kind: type[Exception]) -> None:
+    """Flask tells nobody what it is given: it has to say so itself."""
+
+    def tell(error: Exception) -> tuple[dict[str, str], int]:
+        mark_failed(flask.request, error)
+        return {"error": type(error).__name__}, 418
+
+    for name in ("node-a", "node-b"):
+        cluster.bare[name].register_error_handler(kind, tell)
+    response = cluster.apps["node-b"].get("/touch/3")
+    assert (response.status_code, response.headers["fly-replay"]) == (409, "instance=node-a")
+    assert cluster.apps["node-a"].get("/touch/3").text == "written"
+    if kind is Exception:
+        assert cluster.apps["node-b"].get("/broken").json == {"error": "KeyError"}
+
+
+def chunks_of(error: Exception | None, *, page: bool) -> tuple[Any, list[bool]]:
+    """An application that is a generator: nothing of it runs before it is asked for the first chunk."""
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        try:
+            if error is not None:
+                raise error
+        except Exception:
+            if not page:
+                raise
+            start_response("500 Internal Server Error", [("content-type", "text/plain")])
+            yield b"error page"
+        else:
+            start_response("200 OK", [("content-type", "text/plain")])
+            yield b"one"
+            yield b"two"
+        finally:
+            closed.append(True)
+
+    closed: list[bool] = []
+    return app, closed
+
+
+@pytest.mark.parametrize("page", [True, False])
+def test_an_application_that_is_a_generator(cluster: Cluster, page: bool) -> None:
+    """Also werkzeug's debugger, around Flask: refused writes become the replay, whatever it does with them."""
+    refused = sqlite3.OperationalError("attempt to write a readonly database")
+    for error in (refused, NotPrimary("node-a")):
+        app, closed = chunks_of(error, page=page)
+        response = Client(LiteFSMiddleware(validator(app), cluster.watchers["node-b"])).get("/")
+        assert (response.status_code, response.headers["fly-replay"]) == (409, "instance=node-a")
+        assert closed == [True]
+    app, closed = chunks_of(None, page=page)
+    response = Client(validator(LiteFSMiddleware(app, cluster.watchers["node-b"]))).get("/", buffered=True)
+    assert (response.status_code, response.data, closed) == (200, b"onetwo", [True])
+    app, closed = chunks_of(KeyError("a bug"), page=True)
+    assert Client(LiteFSMiddleware(app, cluster.watchers["node-b"])).get("/").data == b"error page"
+
+
+def test_a_watcher_that_is_stopped_meanwhile(cluster: Cluster) -> None:
+    """Whoever waits is answered with 503."""
+    watcher = cluster.watchers["node-b"]
+    app = Client(LiteFSMiddleware(cluster.bare["node-b"].wsgi_app, watcher, timeout=SOON))
+    watcher.wait_for_role(Role.REPLICA, timeout=SOON)
+    inner = watcher.inner()
+    add = inner.blocked_on_tx.add
+
+    def add_and_stop(waiter: Any) -> None:
+        add(waiter)
+        threading.Thread(target=watcher.stop).start()
+
+    inner.blocked_on_tx.add = add_and_stop  # type: ignore[method-assign]
+    assert app.get("/notes/1", headers={"cookie": "txnum=999"}).status_code == 503
+    assert app.post("/notes/1").status_code == 503
+
+
+def test_a_path_cannot_write_lines_into_the_log(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    """It is the client's."""
+    cluster.apps["node-b"].post("/a%0aERROR%20root%20forged%1b[2J", headers={"fly-replay-src": "instance=node-c"})
+    (said,) = [record.getMessage() for record in caplog.records if "forged" in record.getMessage()]
+    assert said.startswith(r"503 for POST /a\nERROR root forged\x1b[2J: ")
 
 
 @pytest.mark.parametrize(

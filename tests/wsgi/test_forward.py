@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
+import flask
 import pytest
 
 import litefs_watch.wsgi.forwarder  # noqa: F401 - what it imports reads files: once, and not in a test
@@ -20,6 +21,7 @@ from tests.http.serving import serve
 from tests.http.test_forward import Primary
 
 SOON = 10.0
+SERVER = {"SERVER_NAME": "shop.example.com", "SERVER_PORT": "443"}  # without which werkzeug makes no address
 
 
 class Reply:
@@ -190,6 +192,24 @@ def test_a_body_that_was_read_here_is_not_sent_on(served: tuple[Primary, str], w
 
     reply = Reply(
         LiteFSMiddleware(handler, watcher, replay=Forward(served[1])), "GET", "/", io.BytesIO(b"x"), CONTENT_LENGTH="1"
+    )
+    assert b"body has been read there" in reply.read()
+    assert reply.status == "503 Service Unavailable"
+
+
+def test_a_body_that_flask_has_read_is_not_sent_on(served: tuple[Primary, str], watcher: BlockingWatcher) -> None:
+    """By ``readinto``, where the stream has it: a file's, and a socket's."""
+    app = flask.Flask(__name__)
+
+    @app.route("/", methods=["GET"])
+    def handler() -> str:
+        assert flask.request.get_data() == b"body"
+        raise NotPrimary("node-a")
+
+    body = io.BytesIO(b"body")
+    assert hasattr(body, "readinto")
+    reply = Reply(
+        LiteFSMiddleware(app.wsgi_app, watcher, replay=Forward(served[1])), "GET", "/", body, CONTENT_LENGTH="4", **SERVER
     )
     assert b"body has been read there" in reply.read()
     assert reply.status == "503 Service Unavailable"

@@ -27,3 +27,15 @@ def atomic(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[Htt
             return get_response(request)
 
     return call
+
+
+def remember(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """Writes the session of a request that it answers by itself."""
+
+    def call(request: HttpRequest) -> HttpResponse:
+        if request.path == "/remember":
+            request.session["remembered"] = True
+            return HttpResponse(status=204)
+        return get_response(request)
+
+    return call

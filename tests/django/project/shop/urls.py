@@ -15,4 +15,5 @@ urlpatterns = [
     path("primary", views.primary),
     path("here/<int:txid>", views.here),
     path("broken", views.broken),
+    path("bad", views.bad),
 ]

@@ -72,3 +72,8 @@ async def here(request: HttpRequest, txid: int) -> HttpResponse:
 def broken(request: HttpRequest) -> HttpResponse:
     """A bug."""
     raise KeyError("a bug of the application")
+
+
+def bad(request: HttpRequest) -> HttpResponse:
+    """A request that it can't make sense of."""
+    return HttpResponse(status=400)
