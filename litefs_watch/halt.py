@@ -14,9 +14,11 @@ given back here when its 30 s are over, before that can happen.
 from __future__ import annotations
 
 import errno
+import logging
 import multiprocessing.spawn
 import os
 import select
+import socket
 import subprocess
 import threading
 import time
@@ -38,17 +40,24 @@ if TYPE_CHECKING:
     from litefs_watch.blocking import BlockingWatcher
     from litefs_watch.watcher import Watcher
 
+logger = logging.getLogger("litefs_watch")
+
 LIFETIME = 30.0  # seconds; LiteFS's DefaultHaltLockTTL (store.go)
 ACQUIRE_LIMIT = 10.0  # seconds; LiteFS's DefaultHaltAcquireTimeout (store.go)
 _GIVEN_UP = 9.5  # seconds after which LiteFS's EIO means that its 10 s are over; it says the same for every refusal
-_PARTING = 1.0  # seconds
+_PARTING = 0.25  # seconds in which a lock that is no longer wanted may still be granted and released
+_END_LIMIT = 1.0  # seconds for a process to end that has nothing more to do
 _RELEASE_LIMIT = 5.0  # seconds to hear that the lock is released: a frozen LiteFS must not hold the application
 
 # What holds the lock. It says 'held', 'primary' or an errno when it knows, and 'released', 'lost' or 'expired' at its end.
-# It gives the lock back for a byte, for the application's end, or when its time is over. 36, 37 and 38 are F_OFD_GETLK,
-# F_OFD_SETLK and F_OFD_SETLKW of <linux/fcntl.h>; the struct is fcntl(2)'s.
+# It gives the lock back when it is asked, at the application's end, or when its time is over. It is never killed, and heeds
+# no signal that a service manager sends to all processes of a service: LiteFS often misses the release by a process that
+# dies, and then nobody can write for 35 s. Who no longer wants a lock asks for its release, even before it is granted.
+# 36, 37 and 38 are F_OFD_GETLK, F_OFD_SETLK and F_OFD_SETLKW of <linux/fcntl.h>; the struct is fcntl(2)'s.
 _HOLDER = """\
-import fcntl, os, select, struct, sys, time
+import fcntl, os, select, signal, struct, sys, time
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
 flock = struct.Struct("@hhqqi4x")
 def lock(command, kind):
     return flock.unpack(fcntl.fcntl(file, command, flock.pack(kind, os.SEEK_SET, 72, 1, 0)))[0]
@@ -57,22 +66,27 @@ def held():
         return lock(36, fcntl.F_WRLCK) != fcntl.F_UNLCK
     except OSError:
         return False
+def say(word):
+    try:
+        os.write(1, word + b"\\n")
+    except OSError:
+        pass
 ends = time.monotonic() + float(sys.argv[2])
 try:
     file = os.open(sys.argv[1], os.O_RDWR | os.O_CLOEXEC)
     lock(38, fcntl.F_WRLCK)
     forwarded = held()
 except OSError as error:
-    os.write(1, b"%d\\n" % error.errno)
+    say(b"%d" % error.errno)
     os._exit(0)
-os.write(1, b"held\\n" if forwarded else b"primary\\n")
+say(b"held" if forwarded else b"primary")
 asked = select.select([0], [], [], max(0, ends - time.monotonic()))[0]
-answer = b"lost\\n" if forwarded and not held() else b"released\\n"
+answer = b"lost" if forwarded and not held() else b"released"
 try:
     lock(37, fcntl.F_UNLCK)
 except OSError:
     pass
-os.write(1, answer if asked or not forwarded else b"expired\\n")
+say(answer if asked or not forwarded else b"expired")
 """
 
 
@@ -107,10 +121,10 @@ async def halt(
 
     Hold it shortly: meanwhile nobody else writes, and on the primary a new connection can't even read (``database is
     locked``, ``locking protocol``). It takes as long as a request to the primary and some 20 ms, and at most ``timeout``
-    seconds; LiteFS itself gives up after 10. It lives for 30 s.
+    seconds; LiteFS itself gives up after 10. It lives for 30 s, counted from when it was asked for: `Halt.remaining`.
 
     It stays while subprocesses of any kind run inside, and they write as well. It is lost with this process, with LiteFS on
-    this node, and with another primary.
+    this node, and with another primary. Where it is cancelled while it waits, the lock is released as soon as it is granted.
 
     Raises `HaltTimeout` (a `TimeoutError`) when it is not granted in time, and `HaltError` where there can be none: an
     ordinary directory (nothing is created there), no such database, no primary in reach. At the end it raises `HaltExpired`
@@ -126,8 +140,8 @@ async def halt(
             held = await thread.run(holder.acquire)
         except BaseException:
             holder.abandon()
-            with anyio.move_on_after(_PARTING, shield=True):
-                await thread.run(holder.reap)  # it may have been acquired at the last moment
+            with anyio.move_on_after(_PARTING, shield=True):  # it may have been granted at the last moment
+                await thread.run(partial(holder.reap, _PARTING))
             raise
         try:
             yield held
@@ -183,7 +197,8 @@ def _prepare(
 
 
 class _Holder:
-    """The process that holds the lock. Blocking calls, but for `ask` and `abandon`, which any thread may make."""
+    """The process that holds the lock, at the other end of a socket. Blocking calls, but for `ask` and `abandon`, which any
+    thread may make."""
 
     def __init__(self, directory: Path, database: str, timeout: float) -> None:
         self._directory = directory
@@ -191,33 +206,35 @@ class _Holder:
         self._timeout = min(timeout, ACQUIRE_LIMIT)
         self._abandoned = False
         self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
         self._answers = b""
+        self._began = 0.0
         self._owner = os.getpid()
 
     def acquire(self) -> Halt:
+        self._began = time.monotonic()
         if current_mount_kind(self._directory) is not Mount.LITEFS:
             raise HaltError(
                 f"{self._directory} is not a mount of LiteFS, so there is no HALT lock: is LiteFS running, and is "
                 "LITEFS_DIR its 'fuse.dir'? To develop without LiteFS, set LITEFS_STANDALONE=1"
             )
-        began = time.monotonic()
         try:
             process = self._start()
-            answer = self._read(began + self._timeout)
+            answer = self._read(self._began + self._timeout)
         except BaseException:
             self.abandon()
             self.reap()
             raise
-        if answer is None:
-            process.kill()
         if answer in ("held", "primary"):
-            return Halt(self._database, forwarded=answer == "held", ends=began + LIFETIME)
-        took = time.monotonic() - began
-        self.reap()
+            return Halt(self._database, forwarded=answer == "held", ends=self._began + LIFETIME)
+        took = time.monotonic() - self._began
+        if answer is None:
+            self.abandon()
+        self.reap(_PARTING if answer is None else _END_LIMIT)
         if answer is None or (answer == str(errno.EIO) and took > _GIVEN_UP):
             raise HaltTimeout(
-                f"LiteFS did not grant the HALT lock on {self._database} within {took:.1f} s: another node holds it, or a "
-                "transaction is open on the primary"
+                f"LiteFS did not grant the HALT lock on {self._database} within {took:.1f} s: another node or another call "
+                "holds it, or a transaction is open on the primary"
             )
         raise HaltError(self._refusal(answer, process.returncode))
 
@@ -225,24 +242,25 @@ class _Holder:
         # The interpreter that multiprocessing starts: `sys.executable` is the server in uWSGI, say.
         python = os.fsdecode(multiprocessing.spawn.get_executable() or "")
         command = [python, "-I", "-S", "-c", _HOLDER, str(self._directory / f"{self._database}-lock"), str(LIFETIME)]
-        try:
-            # A session of its own, so that Ctrl-C does not end it before the application has tidied up.
-            self._process = subprocess.Popen(  # noqa: S603 - our own program
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                bufsize=0,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise HaltError(
-                f"the process that holds the HALT lock did not start: {python!r}: {error.strerror}; "
-                "multiprocessing.set_executable() tells where Python is"
-            ) from error
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            try:
+                # A session of its own, so that Ctrl-C does not reach it.
+                self._process = subprocess.Popen(  # noqa: S603 - our own program
+                    command,
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise HaltError(
+                    f"the process that holds the HALT lock did not start: {python!r}: {error.strerror}; "
+                    "multiprocessing.set_executable() tells where Python is"
+                ) from error
         if self._abandoned:  # meanwhile
-            self._process.kill()
+            self.abandon()
         return self._process
 
     def _refusal(self, answer: str, status: int | None) -> str:
@@ -256,16 +274,19 @@ class _Holder:
         return f"the process that holds the HALT lock ended with status {status} before it had it"
 
     def ask(self) -> None:
-        """Have the lock released. A byte, since a forked child of the application keeps its copy of the pipe open."""
-        if self._process is not None and self._process.stdin is not None and os.getpid() == self._owner:
-            with suppress(OSError):  # it has ended already
-                self._process.stdin.write(b"\n")
+        """Have the lock released."""
+        self._shut(socket.SHUT_WR)
 
     def abandon(self) -> None:
-        """Never mind the lock: whoever waits for it returns, and reaps the process."""
+        """Never mind the lock: whoever waits for it returns, and it is released as soon as it is granted."""
         self._abandoned = True
-        if self._process is not None and os.getpid() == self._owner:
-            self._process.kill()
+        self._shut(socket.SHUT_RDWR)
+
+    def _shut(self, how: int) -> None:
+        # Not `close`: a forked child of the application has a copy of the descriptor.
+        if self._socket is not None and os.getpid() == self._owner:
+            with suppress(OSError):  # the process has ended already
+                self._socket.shutdown(how)
 
     def finish(self) -> None:
         """Wait for the release. Raises `HaltExpired` where the lock was gone before."""
@@ -275,16 +296,20 @@ class _Holder:
             answer = self._read(time.monotonic() + _RELEASE_LIMIT)
         finally:
             self.reap()
-        if answer == "expired":
-            raise HaltExpired(
-                f"the HALT lock on {self._database} was held for longer than {LIFETIME:g} s, and expired: later "
-                "writes failed. Do less at once, or promote this node"
+        if answer is None:
+            logger.warning(
+                "LiteFS did not release the HALT lock on %s within %g s: the primary can't write for up to 35 s",
+                self._database,
+                _RELEASE_LIMIT,
             )
-        if answer in ("lost", ""):
+        elif answer == "expired":
             raise HaltExpired(
-                f"the HALT lock on {self._database} was lost before its end: LiteFS was restarted, or the primary changed. "
-                "Later writes failed"
+                f"the HALT lock on {self._database} expired {LIFETIME:g} s after it had been asked for, and was needed for "
+                f"{time.monotonic() - self._began:.1f} s: later writes failed. Do less at once, or promote this node"
             )
+        elif answer in ("lost", ""):
+            what = "LiteFS was restarted, or the primary changed" if answer else "the process that held it was killed"
+            raise HaltExpired(f"the HALT lock on {self._database} was lost before its end: {what}. Later writes failed")
 
     def note(self, error: BaseException) -> None:
         """As `finish`, where an error ends the block: what would be raised becomes its note."""
@@ -295,30 +320,30 @@ class _Holder:
 
     def _read(self, deadline: float) -> str | None:
         """The next line; empty where the process has ended, None where it says nothing until ``deadline``."""
-        pipe = self._process.stdout if self._process is not None else None
-        if pipe is None:
+        if self._socket is None:
             return ""
         poll = select.poll()
-        poll.register(pipe, select.POLLIN)
+        poll.register(self._socket, select.POLLIN)
         while b"\n" not in self._answers:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 return None
-            if not (data := pipe.read(64)):
+            try:
+                data = self._socket.recv(64)
+            except ConnectionError:  # the process was killed
+                data = b""
+            if not data:
                 return ""
             self._answers += data
         line, _, self._answers = self._answers.partition(b"\n")
         return line.decode()
 
-    def reap(self) -> None:
-        """Be rid of the process: give it a moment to end by itself, unless it is stuck or not wanted."""
+    def reap(self, patience: float = _END_LIMIT) -> None:
+        """Be rid of the process, which ends by itself: within ``patience`` seconds, or when LiteFS answers it."""
+        if self._socket is not None:
+            self._socket.close()
         if (process := self._process) is None:
             return
-        if process.stdin is not None and process.stdout is not None:
-            process.stdin.close()
-            process.stdout.close()
         try:
-            process.wait(_PARTING)
+            process.wait(patience)
         except subprocess.TimeoutExpired:
-            process.kill()
-            # A frozen LiteFS keeps even a killed process until it goes on.
             threading.Thread(target=process.wait, name="litefs_watch halt", daemon=True).start()

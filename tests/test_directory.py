@@ -42,6 +42,21 @@ def test_litefs_mount_is_recognised(path: str, kind: Mount) -> None:
     assert mount_kind(Path(path), MOUNTINFO) is kind
 
 
+def test_a_link_to_the_mount_is_followed(tmp_path: Path) -> None:
+    """Over several links, relative ones, and one amid the path; those that lead in a circle lead nowhere."""
+    (tmp_path / "mnt").mkdir()
+    (tmp_path / "direct").symlink_to(tmp_path / "mnt")
+    (tmp_path / "relative").symlink_to("./direct")
+    (tmp_path / "above").symlink_to(tmp_path)
+    (tmp_path / "round").symlink_to("about")
+    (tmp_path / "about").symlink_to("round")
+    mountinfo = f"42 22 0:37 / {tmp_path.resolve()}/mnt rw - fuse litefs rw\n"
+    for name in ("mnt", "direct", "relative", "above/relative", "relative/sub", "mnt/../direct", "direct/"):
+        assert mount_kind(tmp_path / name, mountinfo) is Mount.LITEFS, name
+    for name in ("above", "round", "nothing"):
+        assert mount_kind(tmp_path / name, mountinfo) is Mount.ORDINARY, name
+
+
 @given(st.text())
 def test_any_mountinfo_has_an_answer(text: str) -> None:
     """No text crashes it."""

@@ -5,16 +5,22 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.spawn
 import os
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anyio
 import pytest
 
 from litefs_watch import BlockingWatcher, ConfigError, LiteFSWatchError, Settings, WaitTimeout, Watcher
+from litefs_watch import halt as module
 from litefs_watch.errors import HaltError, HaltExpired, HaltTimeout
 from litefs_watch.halt import halt, halted
 from litefs_watch.testing import SimulatedNode, fuse_available
+from tests.holders import recorded_holders
+
+SOON = 10.0
 
 
 @pytest.fixture
@@ -141,6 +147,69 @@ async def test_cancelled_while_it_waits(mounted: SimulatedNode) -> None:
         assert scope.cancelled_caught
     async with halt("app.db", litefs_dir=mounted.litefs_dir, timeout=5):
         pass
+
+
+async def test_cancelled_while_litefs_is_frozen(mounted: SimulatedNode) -> None:
+    """Nothing waits for it; what was asked for is given back when it goes on."""
+    mounted.freeze()
+    try:
+        with anyio.move_on_after(0.1) as scope:
+            async with halt("app.db", litefs_dir=mounted.litefs_dir):
+                pass
+        assert scope.cancelled_caught
+    finally:
+        mounted.thaw()
+    async with halt("app.db", litefs_dir=mounted.litefs_dir, timeout=5):
+        pass
+
+
+def test_a_timeout_while_litefs_is_frozen(mounted: SimulatedNode) -> None:
+    """It is kept: nothing here asks LiteFS."""
+    with ThreadPoolExecutor(1) as pool:
+        mounted.freeze()
+        try:
+            entered = pool.submit(halted("app.db", litefs_dir=mounted.litefs_dir, timeout=0.1).__enter__)
+            with pytest.raises(HaltTimeout):
+                entered.result(SOON)
+        finally:
+            mounted.thaw()
+    with halted("app.db", litefs_dir=mounted.litefs_dir, timeout=5):
+        pass
+
+
+def test_litefs_freezes_inside(
+    mounted: SimulatedNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The end of the block does not wait for ever, and says what may follow."""
+    monkeypatch.setattr(module, "_RELEASE_LIMIT", 0.05)
+    monkeypatch.setattr(module, "_END_LIMIT", 0.05)
+    monkeypatch.setattr(module, "_HOLDER", module._HOLDER.replace("say(answer", "os.stat(sys.argv[1]); say(answer"))
+    try:
+        with halted("app.db", litefs_dir=mounted.litefs_dir):
+            mounted.freeze()
+    finally:
+        mounted.thaw()
+    assert "LiteFS did not release the HALT lock on app.db within 0.05 s" in caplog.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_do_not_end_it(mounted: SimulatedNode, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service manager's, which go to all processes: LiteFS often misses the release by one that dies."""
+    holders = recorded_holders(monkeypatch)
+    with halted("app.db", litefs_dir=mounted.litefs_dir):
+        os.kill(holders[-1], number)
+        with pytest.raises(HaltTimeout), halted("app.db", litefs_dir=mounted.litefs_dir, timeout=0.2):
+            pass
+
+
+def test_a_holder_that_is_killed(mounted: SimulatedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock is lost with it, and the end of the block says so."""
+    holders = recorded_holders(monkeypatch)
+    with (
+        pytest.raises(HaltExpired, match="lost before its end: the process that held it was killed"),
+        halted("app.db", litefs_dir=mounted.litefs_dir),
+    ):
+        os.kill(holders[-1], signal.SIGKILL)
 
 
 def test_a_block_that_fails(mounted: SimulatedNode) -> None:

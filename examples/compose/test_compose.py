@@ -142,6 +142,7 @@ def test_its_files_agree() -> None:
     assert set(COMPOSE["volumes"]) == set(NODES)
     assert (here / "litefs.yml").is_file()
     assert "ports" not in SERVICES["consul"]
+    assert {service["restart"] for service in SERVICES.values()} == {"unless-stopped"}
 
     assert set(LITEFS) == {"fuse", "data", "exec", "lease"}  # no proxy
     assert LITEFS["lease"]["consul"]["url"] == "http://consul:8500"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from litefs_watch import Role, Settings, Watcher
+from litefs_watch import Role, Settings
+from litefs_watch.cli.deadline import Deadline
 from litefs_watch.cli.options import check_seconds, node_options
 from litefs_watch.cli.output import emit, warn
 from litefs_watch.cli.process import asynchronous
@@ -25,9 +26,10 @@ from litefs_watch.describe import reasons, role_text, safe
 @asynchronous
 async def command(settings: Settings, as_json: bool, timeout: float | None) -> int:
     """Say who the primary is. Status 0 if it is this node, else 1; with --wait, 124 where none became known."""
-    async with Watcher(settings) as watcher:
+    deadline = Deadline(timeout)
+    async with deadline.watcher(settings) as watcher:
         if timeout is not None:
-            await watcher.wait_for_primary(timeout=timeout)
+            await watcher.wait_for_primary(timeout=deadline.left)
         status = watcher.status
     if as_json:
         emit({"hostname": status.hostname, "role": status.role, "primary": status.primary})

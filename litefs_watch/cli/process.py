@@ -12,7 +12,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
-from anyio.abc import TaskStatus
+from anyio.lowlevel import current_token
+
+from litefs_watch.sources.thread import call_soon
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -26,30 +28,62 @@ def asynchronous(command: Callable[..., Coroutine[Any, Any, int]]) -> Callable[.
 
     @functools.wraps(command)
     def run_it(**options: Any) -> int:
-        try:
-            return anyio.run(_until_signalled, functools.partial(command, **options))
-        except BaseExceptionGroup as group:
-            raise _first(group) from None
+        with _Ending() as ending:
+            try:
+                status = anyio.run(_until_signalled, functools.partial(command, **options), ending)
+            except BaseExceptionGroup as group:
+                raise _first(group) from None
+        return 128 + ending.signal if ending.signal else status
 
     return run_it
 
 
-async def _until_signalled(command: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    status = 0
+async def _until_signalled(command: Callable[[], Coroutine[Any, Any, int]], ending: _Ending) -> int:
+    with anyio.CancelScope() as scope:
+        ending.cancels(scope)
+        return await command()
+    return 0  # the signal tells
 
-    async def listen(*, task_status: TaskStatus[None]) -> None:
-        nonlocal status
-        heeded = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]  # nohup, or a shell's &
-        with anyio.open_signal_receiver(*heeded) as signals:
-            task_status.started()
-            status = 128 + await anext(aiter(signals))
-            tasks.cancel_scope.cancel()
 
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(listen)
-        status = await command()
-        tasks.cancel_scope.cancel()
-    return status
+class _Ending:
+    """Heeds the signals that end a process, for as long as it is entered.
+
+    Handlers of Python's own, not the event loop's: none is lost where the loop ends just then, and `run` must not go on to
+    start the application after one.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        """The first that came; 0: none."""
+        self._cancel: Callable[[], object] = lambda: None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def cancels(self, scope: anyio.CancelScope) -> None:
+        """From now on a signal cancels that scope, of the event loop that is running; at once if one has come."""
+        token = current_token()
+        self._cancel = lambda: call_soon(token, scope.cancel)
+        if self.signal:
+            scope.cancel()
+
+    def _end(self, number: int, frame: object) -> None:
+        self.signal = number
+        self._restore()  # a second one ends the process at once
+        self._cancel()
+
+    def _restore(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def __enter__(self) -> _Ending:
+        for number in ENDING:
+            before = signal.getsignal(number)
+            if before not in (signal.SIG_IGN, None):  # nohup, or a shell's &; or of nobody knows whom
+                self._before[number] = before
+                signal.signal(number, self._end)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
 
 
 async def end_with_reader() -> None:

@@ -12,6 +12,7 @@ import click
 
 from litefs_watch import LiteFSWatchError, Role, Settings, WaitTimeout, Watcher
 from litefs_watch.cli.app import FAILED
+from litefs_watch.cli.deadline import Deadline
 from litefs_watch.cli.options import check_seconds, node_options
 from litefs_watch.cli.output import emit, warn
 from litefs_watch.cli.process import asynchronous
@@ -87,17 +88,17 @@ async def prepare(
     timeout: float,
 ) -> int:
     """All that comes before the application. The exit status: 0 to go on."""
-    ends = anyio.current_time() + timeout
-    async with Watcher(settings) as watcher:
+    deadline = Deadline(timeout)
+    async with deadline.watcher(settings) as watcher:
         try:
-            await watcher.wait_for_primary(timeout=timeout)
+            await watcher.wait_for_primary(timeout=deadline.left)
         except WaitTimeout:
             for reason in reasons(watcher.status):
                 warn(reason)
             raise
         introduce(watcher, as_json=as_json)
         if promote and not watcher.is_primary:
-            await become_primary(watcher, ends)
+            await become_primary(watcher, deadline)
         role = watcher.role
         if use_halt and (words := commands[Role.PRIMARY]) is not None:
             from litefs_watch.halt import halt
@@ -122,36 +123,33 @@ def introduce(watcher: Watcher, *, as_json: bool) -> None:
     warn(f"primary: this node, {status.hostname}" if status.role is Role.PRIMARY else role_text(status.role, status.primary))
 
 
-async def become_primary(watcher: Watcher, ends: float) -> None:
+async def become_primary(watcher: Watcher, deadline: Deadline) -> None:
     """Have LiteFS hand the lease over, and wait until it is here. Raises `WaitTimeout`, and others where LiteFS refuses."""
     warn("asking LiteFS to make this node the primary")
     while not watcher.is_primary:
-        status, said = await post_promote(f"{watcher.settings.api_url}/promote")
+        left = deadline.left or 0.0
+        status, said = await post_promote(f"{watcher.settings.api_url}/promote", min(_ANSWER, left + _AGAIN))
         if status == 409:
             raise LiteFSWatchError(f"this node can't become the primary (lease.candidate in litefs.yml): {said}")
         # 200 says that the lease was asked for, no more. Others: between two primaries none is there to hand it over.
-        patience = min(_HAND_OVER if status == 200 else _AGAIN, left(ends))
+        patience = min(_HAND_OVER if status == 200 else _AGAIN, left)
         with suppress(WaitTimeout):
             await watcher.wait_for_role(Role.PRIMARY, timeout=patience)
-        if not watcher.is_primary and left(ends) == 0:
+        if not watcher.is_primary and deadline.left == 0:
             answer = "200" if status == 200 else said or str(status)
             now = role_text(watcher.role, watcher.primary)
             raise WaitTimeout(f"this node did not become the primary in time; it is {now}; LiteFS answered: {answer}")
     warn(f"primary: this node, {watcher.hostname}")
 
 
-async def post_promote(url: str) -> tuple[int, str]:
+async def post_promote(url: str, timeout: float) -> tuple[int, str]:
     """LiteFS's answer: the status, and what it says. 0 where it can't be asked."""
     try:
-        async with request("POST", url, timeout=_ANSWER) as response:
+        async with request("POST", url, timeout=timeout) as response:
             body = await response.read(_LIMIT)
             return response.status, " ".join(body.decode(errors="replace").split())
     except HTTP_ERRORS as error:
         return 0, str(error)
-
-
-def left(ends: float) -> float:
-    return max(0.0, ends - anyio.current_time())
 
 
 async def shell(words: str, where: str) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from litefs_watch import Settings, Watcher
+from litefs_watch import Settings
+from litefs_watch.cli.deadline import Deadline
 from litefs_watch.cli.options import check_seconds, check_txid_argument, node_options
 from litefs_watch.cli.output import emit, warn
 from litefs_watch.cli.process import asynchronous
@@ -29,12 +30,13 @@ async def command(settings: Settings, as_json: bool, txid: int, timeout: float |
     TXID is decimal, hexadecimal with a leading 0x, or LiteFS's text of a position, TXID/CHECKSUM, of which the TXID counts.
     """
     database = settings.database_or_default(None)
-    async with Watcher(settings) as watcher:
+    deadline = Deadline(timeout)
+    async with deadline.watcher(settings) as watcher:
         if timeout is None and watcher.position() is None and not settings.standalone:
             # Who waits for ever should know that it may be for ever.
             why = "; ".join(reasons(watcher.status)) or f"is it in {settings.litefs_dir}?"
             warn(f"{database} has not been seen yet ({why}); waiting")
-        position = await watcher.wait_for_tx(txid, timeout=timeout)
+        position = await watcher.wait_for_tx(txid, timeout=deadline.left)
     if as_json:
         emit(position_record(position) or {})
     else:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import anyio
 import click
 
-from litefs_watch import Role, Settings, Status, Watcher
+from litefs_watch import Role, Settings, Status
 from litefs_watch.cli.app import FAILED, TIMED_OUT
+from litefs_watch.cli.deadline import Deadline
 from litefs_watch.cli.options import check_seconds, node_options
 from litefs_watch.cli.output import emit, warn
 from litefs_watch.cli.process import asynchronous
@@ -41,9 +42,10 @@ async def command(settings: Settings, as_json: bool, max_lag: float, timeout: fl
 
     With --timeout, wait for that; 124 where it did not come in time. What is missing is said on stderr.
     """
-    async with Watcher(settings) as watcher:
+    deadline = Deadline(timeout)
+    async with deadline.watcher(settings) as watcher:
         if timeout is not None:
-            with anyio.move_on_after(timeout):
+            with anyio.move_on_after(deadline.left):
                 while missing(watcher.status, max_lag) is not None:  # noqa: ASYNC110 - the lag is no event
                     await anyio.sleep(_LOOK)
         status = watcher.status

@@ -20,6 +20,7 @@ T = TypeVar("T")
 # What the mount of a LiteFS that has died answers (ENOTCONN), and what stands in for it on other ways to die.
 _DEAD = frozenset((errno.ENOTCONN, errno.ENODEV, errno.ESTALE, errno.ENOENT, errno.ENOTDIR))
 _READ_LIMIT = 512  # bytes; LiteFS's longest is a hostname and a newline
+_LINKS = 40  # that lead to one another; Linux's limit
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -27,9 +28,9 @@ def mount_kind(directory: Path, mountinfo: str) -> Mount:
     """LITEFS where ``directory`` is in a mount of type ``fuse`` from source ``litefs``, else ORDINARY.
 
     ``mountinfo`` is the text of ``/proc/self/mountinfo`` (proc(5)): the mount that is nearest counts, and of two on one
-    place the later. A link is followed.
+    place the later. A link is followed. The directory itself is not asked: a frozen LiteFS would not answer.
     """
-    path = os.path.realpath(directory)
+    path = _resolve(directory)
     nearest, kind = "", Mount.ORDINARY
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
@@ -43,6 +44,23 @@ def mount_kind(directory: Path, mountinfo: str) -> Mount:
             nearest = point
             kind = Mount.LITEFS if fstype.split(".")[0] == "fuse" and source == "litefs" else Mount.ORDINARY
     return kind
+
+
+def _resolve(path: Path) -> str:
+    """As `os.path.realpath`, but no ``stat`` of the directory itself, which goes to the file system that is mounted there.
+
+    ``readlink`` does not: that it is no link is known without (EINVAL).
+    """
+    resolved = os.path.abspath(path)
+    for _ in range(_LINKS):
+        parent, name = os.path.split(resolved)
+        resolved = os.path.join(os.path.realpath(parent), name)
+        try:
+            target = os.readlink(resolved)
+        except OSError:
+            break
+        resolved = os.path.abspath(os.path.join(os.path.dirname(resolved), target))
+    return resolved
 
 
 def current_mount_kind(directory: Path) -> Mount:

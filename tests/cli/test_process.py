@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 
 import pytest
+import trio
+from trio.testing import MockClock
 
+from litefs_watch import Settings
 from litefs_watch.cli.app import COMMANDS
+from litefs_watch.cli.deadline import Deadline
 from litefs_watch.cli.options import LogFormatter
 from litefs_watch.describe import safe
 from litefs_watch.testing import SimulatedNode
@@ -100,7 +105,7 @@ def test_a_fault_of_ours_is_one_line_and_a_traceback_on_request() -> None:
     code = (
         "import sys, litefs_watch.cli.primary as primary\n"
         "from litefs_watch.cli.app import run\n"
-        "primary.Watcher = lambda settings: {}['no\\x1b such thing']\n"
+        "primary.Deadline = lambda timeout: {}['no\\x1b such thing']\n"
         "sys.exit(run(['primary', '--dir', '/x', *sys.argv[1:]]))"
     )
     done = python(code)
@@ -109,6 +114,63 @@ def test_a_fault_of_ours_is_one_line_and_a_traceback_on_request() -> None:
     told = python(code.replace("*sys.argv[1:]", "'-vv'"))
     assert "Traceback" in told.stderr
     assert told.stderr.endswith("litefs-watch: 'no\\x1b such thing'\n")
+
+
+@pytest.mark.parametrize("end", ["await anyio.sleep(0)", "return 0", "raise KeyError"])
+def test_a_signal_at_the_very_end(end: str) -> None:
+    """Amid what may not be cancelled, and after the last moment at which anything could be: it still counts."""
+    code = (
+        "import os, signal, sys, anyio\n"
+        "from litefs_watch.cli.process import asynchronous\n"
+        "@asynchronous\n"
+        "async def command():\n"
+        "    with anyio.CancelScope(shield=True):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"        {end}\n"
+        "    return 0\n"
+        "status = command()\n"
+        "os.kill(os.getpid(), signal.SIGHUP) if status != 143 else sys.exit(status)"
+    )
+    done = python(code)
+    if "raise" in end:
+        assert done.stderr.endswith("KeyError\n")  # what failed while it ended is not hidden
+    else:
+        assert (done.returncode, done.stderr) == (143, "")
+
+
+def test_a_second_signal_ends_it_at_once() -> None:
+    """Though the first one is still being dealt with."""
+    code = (
+        "import os, signal, anyio\n"
+        "from litefs_watch.cli.process import asynchronous\n"
+        "@asynchronous\n"
+        "async def command():\n"
+        "    with anyio.CancelScope(shield=True):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        await anyio.sleep_forever()\n"
+        "command()"
+    )
+    assert python(code).returncode == -signal.SIGTERM
+
+
+def test_a_limit_counts_from_before_the_start() -> None:
+    """A frozen LiteFS does not answer when a watcher starts, and is waited for no longer than that."""
+
+    async def limits(timeout: float | None) -> tuple[float, float | None]:
+        deadline = Deadline(timeout)
+        limit = deadline.watcher(Settings("/litefs", "app.db")).settings.start_timeout
+        with trio.CancelScope(deadline=trio.current_time() + 1):
+            await trio.sleep_forever()
+        return limit, deadline.left
+
+    def after_a_second(timeout: float | None) -> tuple[float, float | None]:
+        found: tuple[float, float | None] = trio.run(limits, timeout, clock=MockClock(autojump_threshold=0))
+        return found
+
+    assert after_a_second(None) == (3.0, None)
+    for timeout, start, left in ((60, 3.0, 59.25), (2, 2.0, 1.25), (0.5, 0.5, 0.0), (0, 0.25, 0.0)):
+        assert after_a_second(timeout) == pytest.approx((start, left))
 
 
 def test_what_is_not_used_is_not_imported() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -24,6 +25,7 @@ from litefs_watch.errors import HaltError, HaltExpired, HaltTimeout
 from litefs_watch.halt import halt, halted
 from litefs_watch.testing import fuse_available
 from tests.contract.real import RealNode, RealPair, until
+from tests.holders import recorded_holders
 
 pytestmark = pytest.mark.litefs
 SOON = 15.0
@@ -32,6 +34,12 @@ T = TypeVar("T")
 WRITE = (
     "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('INSERT INTO t VALUES (?)', [sys.argv[2]]); c.commit()"
 )
+
+
+@pytest.fixture
+def holders(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The processes that have held locks, by id."""
+    return recorded_holders(monkeypatch)
 
 
 @pytest.fixture
@@ -147,7 +155,7 @@ async def test_what_is_not_granted_in_time(pair: RealPair) -> None:
     with closing(sqlite3.connect(pair.primary.litefs_dir / "app.db", isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
-        with pytest.raises(HaltTimeout, match="another node holds it, or a transaction is open"):
+        with pytest.raises(HaltTimeout, match="another node or another call holds it, or a transaction is open"):
             async with halt("app.db", litefs_dir=pair.replica.litefs_dir, timeout=0.3):
                 pass
         assert time.monotonic() - began < 5
@@ -186,6 +194,39 @@ async def test_a_cancelled_one_is_given_back(pair: RealPair) -> None:
     await in_thread(lambda: write(pair.primary, "theirs again"))
 
 
+async def test_cancelled_at_any_moment(pair: RealPair) -> None:
+    """Or out of time: before it is asked for, amid the granting, after it. The primary can write at once."""
+    kinds = {"entered": 0, "cancelled": 0, "late": 0}
+    for number in range(60):
+        moment = random.uniform(0.001, 0.06)
+        with anyio.move_on_after(moment if number % 2 else SOON) as scope:
+            try:
+                timeout = SOON if number % 2 else moment
+                async with halt("app.db", litefs_dir=pair.replica.litefs_dir, timeout=timeout):
+                    kinds["entered"] += 1
+            except HaltTimeout:
+                kinds["late"] += 1
+        kinds["cancelled"] += scope.cancelled_caught
+        await in_thread(lambda: write_soon(pair.primary))
+    assert min(kinds["cancelled"], kinds["late"]) > 0, kinds
+
+
+def write_soon(node: RealNode) -> None:
+    """Within the time that a lock takes to be granted and released, and far less than one takes to expire."""
+    with closing(sqlite3.connect(node.litefs_dir / "app.db", timeout=5)) as connection, connection:
+        connection.execute("INSERT INTO t VALUES ('soon')")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_all_processes_of_the_service(pair: RealPair, number: signal.Signals, holders: list[int]) -> None:
+    """As systemd sends it, while the application is still at work: the lock is held, and released in order."""
+    with halted("app.db", litefs_dir=pair.replica.litefs_dir):
+        os.kill(holders[-1], number)
+        write(pair.replica, "after the signal")
+    assert "after the signal" in values(pair.primary)
+    write_soon(pair.primary)
+
+
 async def test_one_after_the_other(pair: RealPair) -> None:
     """Tasks of one node that want it at the same time get it in turn."""
 
@@ -213,13 +254,24 @@ def test_no_such_database(pair: RealPair) -> None:
 async def test_it_expires(pair: RealPair, monkeypatch: pytest.MonkeyPatch) -> None:
     """When its time is over the replica refuses at once, the primary goes on, and the end of the block says so."""
     monkeypatch.setattr(module, "LIFETIME", 1.0)
-    with pytest.raises(HaltExpired, match="held for longer than 1 s, and expired"):  # noqa: PT012
+    with pytest.raises(HaltExpired, match=r"expired 1 s after it had been asked for, and was needed for [1-9]"):  # noqa: PT012
         async with halt("app.db", litefs_dir=pair.replica.litefs_dir) as held:
             await in_thread(lambda: write(pair.replica, "in time"))
             await in_thread(lambda: until(lambda: not writes(pair.replica), "the lock is gone"))
             assert held.remaining < 0.1
             await in_thread(lambda: write(pair.primary, "theirs"))
     assert {"in time", "theirs"} <= await in_thread(lambda: values(pair.primary))
+
+
+def test_it_expires_where_a_broken_pipe_is_deadly(pair: RealPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts give SIGPIPE its default action back, which ends the process."""
+    monkeypatch.setattr(module, "LIFETIME", 0.5)
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        with pytest.raises(HaltExpired), halted("app.db", litefs_dir=pair.replica.litefs_dir):
+            until(lambda: not writes(pair.replica), "the lock is gone")
+    finally:
+        signal.signal(signal.SIGPIPE, before)
 
 
 def test_an_error_from_inside_passes_with_a_note(pair: RealPair, monkeypatch: pytest.MonkeyPatch) -> None:
