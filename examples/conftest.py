@@ -29,6 +29,7 @@ import yaml
 
 from litefs_watch.testing import SimulatedCluster, SimulatedNode, fuse_available
 from tests.contract.real import free_port, until
+from tests.environment import clean_environment, environment_of
 
 EXAMPLES = Path(__file__).parent
 ROOT = EXAMPLES.parent
@@ -36,22 +37,6 @@ SOON = 30.0
 """Seconds after which a test fails instead of waiting on."""
 LAG = 0.02
 """Seconds by which replicas lag behind."""
-
-
-def clean_environment() -> dict[str, str]:
-    """This process's, without what an example reads, and with the commands of this interpreter's environment."""
-    ours = ("LITEFS_", "FLY_", "DATABASE_", "FORWARD_TO", "SECURE_COOKIES", "PORT", "INTERNAL_PORT")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-def environment_of(node: SimulatedNode) -> dict[str, str]:
-    return {
-        "LITEFS_DIR": str(node.litefs_dir),
-        "DATABASE_FILENAME": "app.db",
-        "LITEFS_API_URL": node.api_url,
-        "FLY_MACHINE_ID": node.hostname,
-    }
 
 
 def load(path: Path, environment: Mapping[str, str]) -> ModuleType:
@@ -201,12 +186,16 @@ def deployed(
     words: list[str], cwd: Path, environment: Mapping[str, str], port: int, log: Path, patience: float = SOON
 ) -> Iterator[Deployed]:
     """Run a command, in a clean environment and this one. When the block is left it has ``patience`` seconds to end."""
-    home = {"HOME": str(log.parent)}  # gunicorn puts a socket there
+    ours = {
+        "HOME": str(log.parent),  # gunicorn puts a socket there
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # the commands of this interpreter
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     with log.open("w") as output:
         process = subprocess.Popen(
             words,
             cwd=cwd,
-            env=clean_environment() | home | dict(environment),
+            env=clean_environment() | ours | dict(environment),
             stdout=output,
             stderr=output,
             start_new_session=True,  # a process that does not end is killed with its children

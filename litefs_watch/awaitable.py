@@ -9,9 +9,10 @@ from __future__ import annotations
 import anyio
 from anyio.lowlevel import current_token
 
-from litefs_watch.blocking import BlockingWatcher, InnerWatcher
+from litefs_watch.blocking import BlockingWatcher
 from litefs_watch.conditions import RoleWaiter, TxWaiter
 from litefs_watch.errors import WatcherClosed
+from litefs_watch.inner import InnerWatcher
 from litefs_watch.position import Position, check_txid
 from litefs_watch.settings import Settings, check_timeout
 from litefs_watch.sources.thread import CallThread, call_soon

@@ -14,14 +14,10 @@ from litefs_watch.position import Position
 from litefs_watch.sources import SourceStatus
 from litefs_watch.state import PrimaryChange, Role, TxChange
 from litefs_watch.status import Status
+from litefs_watch.text import safe
 
 RESTING = ("turned off", "resting")
 """How the detail of a source begins that is not alive, and does not have to be."""
-
-
-def safe(text: str) -> str:
-    """The text with whatever is not printable escaped."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def role_text(role: str, primary: str | None) -> str:

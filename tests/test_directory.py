@@ -48,12 +48,25 @@ def test_a_link_to_the_mount_is_followed(tmp_path: Path) -> None:
     (tmp_path / "direct").symlink_to(tmp_path / "mnt")
     (tmp_path / "relative").symlink_to("./direct")
     (tmp_path / "above").symlink_to(tmp_path)
+    (tmp_path / "deep" / "inner").mkdir(parents=True)
+    (tmp_path / "jump").symlink_to("deep/inner")
+    (tmp_path / "upwards").symlink_to("jump/../../mnt/")
     (tmp_path / "round").symlink_to("about")
     (tmp_path / "about").symlink_to("round")
     mountinfo = f"42 22 0:37 / {tmp_path.resolve()}/mnt rw - fuse litefs rw\n"
-    for name in ("mnt", "direct", "relative", "above/relative", "relative/sub", "mnt/../direct", "direct/"):
+    for name in (
+        "mnt",
+        "direct",
+        "relative",
+        "above/relative",
+        "relative/sub",
+        "mnt/../direct",
+        "direct/",
+        "upwards",
+        "mnt/sub/..",
+    ):
         assert mount_kind(tmp_path / name, mountinfo) is Mount.LITEFS, name
-    for name in ("above", "round", "nothing"):
+    for name in ("above", "round", "nothing", "jump/../mnt"):
         assert mount_kind(tmp_path / name, mountinfo) is Mount.ORDINARY, name
 
 

@@ -22,11 +22,11 @@ from examples.conftest import (
     check_agreement,
     check_migration,
     check_that_it_starts,
-    environment_of,
     load,
     load_app,
 )
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
+from tests.environment import environment_of
 from tests.http.serving import serve
 
 

@@ -17,11 +17,11 @@ from examples.conftest import (
     check_agreement,
     check_migration,
     check_that_it_starts,
-    environment_of,
     load,
     load_app,
 )
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
+from tests.environment import environment_of
 
 
 class Nodes:

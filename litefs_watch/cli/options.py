@@ -14,8 +14,8 @@ from typing import Any
 import click
 
 from litefs_watch import Position, Settings
-from litefs_watch.describe import safe
 from litefs_watch.position import check_txid
+from litefs_watch.text import safe
 
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:

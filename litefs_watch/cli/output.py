@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from litefs_watch.describe import safe, timestamp
+from litefs_watch.describe import timestamp
+from litefs_watch.text import safe
 
 
 def emit(record: Mapping[str, Any]) -> None:

@@ -127,15 +127,14 @@ async def become_primary(watcher: Watcher, deadline: Deadline) -> None:
     """Have LiteFS hand the lease over, and wait until it is here. Raises `WaitTimeout`, and others where LiteFS refuses."""
     warn("asking LiteFS to make this node the primary")
     while not watcher.is_primary:
-        left = deadline.left or 0.0
-        status, said = await post_promote(f"{watcher.settings.api_url}/promote", min(_ANSWER, left + _AGAIN))
+        status, said = await post_promote(f"{watcher.settings.api_url}/promote", min(_ANSWER, left(deadline) + _AGAIN))
         if status == 409:
             raise LiteFSWatchError(f"this node can't become the primary (lease.candidate in litefs.yml): {said}")
         # 200 says that the lease was asked for, no more. Others: between two primaries none is there to hand it over.
-        patience = min(_HAND_OVER if status == 200 else _AGAIN, left)
+        patience = min(_HAND_OVER if status == 200 else _AGAIN, left(deadline))
         with suppress(WaitTimeout):
             await watcher.wait_for_role(Role.PRIMARY, timeout=patience)
-        if not watcher.is_primary and deadline.left == 0:
+        if not watcher.is_primary and left(deadline) == 0:
             answer = "200" if status == 200 else said or str(status)
             now = role_text(watcher.role, watcher.primary)
             raise WaitTimeout(f"this node did not become the primary in time; it is {now}; LiteFS answered: {answer}")
@@ -150,6 +149,10 @@ async def post_promote(url: str, timeout: float) -> tuple[int, str]:
             return response.status, " ".join(body.decode(errors="replace").split())
     except HTTP_ERRORS as error:
         return 0, str(error)
+
+
+def left(deadline: Deadline) -> float:
+    return deadline.left or 0.0  # there always is one
 
 
 async def shell(words: str, where: str) -> int:

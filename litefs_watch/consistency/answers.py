@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from litefs_watch.text import safe
+
 RETRY_AFTER = 1
 """Seconds, in the ``retry-after`` of a refusal. A fail-over takes 2 to 10, and some of them have been waited here."""
 
@@ -29,7 +31,7 @@ class Answer:
 
 def named(method: str, path: str) -> str:
     """What the log calls a request: one line, whatever stands in the path, which is a client's, and decoded."""
-    return f"{method} {repr(path)[1:-1]}"
+    return f"{method} {safe(path)}"
 
 
 def refusal(reason: str) -> Answer:

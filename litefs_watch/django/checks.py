@@ -25,7 +25,7 @@ from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's own name
 from django.utils.module_loading import import_string
 
-from litefs_watch.django.conf import NAME, database_path, load
+from litefs_watch.django.conf import NAME, database_path, is_in_memory, load
 from litefs_watch.errors import ConfigError
 from litefs_watch.readings import Mount
 from litefs_watch.settings import Settings
@@ -83,12 +83,12 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         hint = "It is 'fuse.dir' in litefs.yml, and LiteFS mounts it before it starts the application. To develop without "
         return [_error(2, f"{NAME}: litefs_dir: {directory}: {fault}.", hint + f"LiteFS: {NAME} = {{'standalone': DEBUG}}.")]
     path = database_path()
-    if path is None:
+    if path is None or _is_same(path, directory / (settings.database or "")):
         return []
-    if path.parent.resolve() != directory.resolve() and not _is_same(path, directory / (settings.database or "")):
+    if path.parent.resolve() != directory.resolve():
         hint = f'DATABASES["default"]["NAME"] = "{directory / path.name}"'
         return [_warning(7, f"The database {path} is not in {directory}, so LiteFS does not replicate it.", hint)]
-    if path.name != settings.database and not _is_same(path, directory / (settings.database or "")):
+    if path.name != settings.database:
         message = f"{settings.database} is waited for, and the database is {path}."
         return [_warning(7, message, f"Leave out the database in {NAME}, and DATABASE_FILENAME.")]
     return []
@@ -128,18 +128,22 @@ def check_writes(**_: Any) -> list[CheckMessage]:
 
 
 def check_deployment(**_: Any) -> list[CheckMessage]:
-    """W009, W010."""
+    """W007, W009, W010."""
     settings = _settings()
     if settings is None:
         return []
     if settings.standalone:
         message = f"{NAME}: standalone is on: each node takes itself for the primary, and what it writes is lost."
         return [_warning(9, message, "It is for development without LiteFS: leave it out, and LITEFS_STANDALONE too.")]
+    found: list[CheckMessage] = []
+    if is_in_memory():  # not for the test runner, which puts it there, and checks no deployment
+        message = 'DATABASES["default"] is in memory, so LiteFS does not replicate it.'
+        found.append(_warning(7, message, "Name a file in LiteFS's directory."))
     directory = settings.litefs_dir
     if directory is not None and _fault(directory) is None and current_mount_kind(directory) is not Mount.LITEFS:
         message = f"No LiteFS is mounted on {directory}."
-        return [_warning(10, message, "Run this where the application runs, started by 'litefs mount'.")]
-    return []
+        found.append(_warning(10, message, "Run this where the application runs, started by 'litefs mount'."))
+    return found
 
 
 def _fault(directory: Path) -> str | None:

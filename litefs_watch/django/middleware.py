@@ -57,10 +57,11 @@ class LiteFSMiddleware:
         if not isinstance(replay, Answering):
             self._strategy = async_to_sync(replay) if iscoroutinefunction(replay) else replay
             self._async_strategy = replay if iscoroutinefunction(replay) else sync_to_async(replay)
-        self._watcher = get_watcher()
-        self._gate = BlockingGate(self._watcher, None, configuration.options)
+        watcher = get_watcher()
+        self._gate = BlockingGate(watcher, None, configuration.options)
         self._awaitable = get_awaitable_watcher()
         self._async_gate = AsyncGate(self._awaitable, None, configuration.options)
+        self._watcher = watcher  # last: other threads ask whether it is still the one
 
     def __call__(self, request: HttpRequest) -> HttpResponse | Awaitable[HttpResponse]:
         if get_watcher() is not self._watcher:  # a test has overridden the settings

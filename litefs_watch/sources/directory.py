@@ -51,15 +51,17 @@ def _resolve(path: Path) -> str:
 
     ``readlink`` does not: that it is no link is known without (EINVAL).
     """
-    resolved = os.path.abspath(path)
+    resolved = os.path.join(os.getcwd(), path)
     for _ in range(_LINKS):
-        parent, name = os.path.split(resolved)
+        parent, name = os.path.split(resolved.rstrip("/"))
+        if name in ("", ".", ".."):
+            return os.path.realpath(resolved)
         resolved = os.path.join(os.path.realpath(parent), name)
         try:
             target = os.readlink(resolved)
         except OSError:
             break
-        resolved = os.path.abspath(os.path.join(os.path.dirname(resolved), target))
+        resolved = os.path.join(os.path.dirname(resolved), target)
     return resolved
 
 

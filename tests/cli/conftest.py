@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from litefs_watch.testing import SimulatedNode
+from tests.environment import clean_environment, environment_of
 
 COMMAND = [sys.executable, "-W", "error", "-m", "litefs_watch"]
 SOON = 30.0
@@ -29,16 +29,7 @@ def node() -> Iterator[SimulatedNode]:
 
 
 def environment(node: SimulatedNode | None, more: dict[str, str]) -> dict[str, str]:
-    ours = ("LITEFS_", "FLY_", "DATABASE_", "NO_COLOR", "FORCE_COLOR", "PORT", "INTERNAL_PORT", "PYTHONUNBUFFERED")
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    if node is not None:
-        clean |= {
-            "LITEFS_DIR": str(node.litefs_dir),
-            "DATABASE_FILENAME": "app.db",
-            "LITEFS_API_URL": node.api_url,
-            "FLY_MACHINE_ID": node.hostname,
-        }
-    return clean | more
+    return clean_environment() | (environment_of(node) if node is not None else {}) | more
 
 
 @pytest.fixture

@@ -110,6 +110,9 @@ def test_the_deployment(node: SimulatedNode) -> None:
     assert set(complaints(node, "--deploy")) == {"W010"}
     assert set(complaints(node, "--deploy", LITEFS_WATCH={"standalone": True})) == {"W009"}
     assert complaints(node, LITEFS_WATCH={"standalone": True}) == {}
+    memory = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+    assert set(complaints(node, "--deploy", DATABASES=memory)) == {"W007", "W010"}
+    assert complaints(node, DATABASES=memory) == {}  # the test runner's
 
 
 def test_litefs_status(node: SimulatedNode) -> None:

@@ -72,9 +72,10 @@ def test_a_thousand_writes_are_each_read_on_a_random_replica(site: Site) -> None
     assert replays > 400
 
 
-def test_wrapped_as_a_whole() -> None:
+@pytest.mark.parametrize("middleware", [BARE, [OURS, *BARE]], ids=["alone", "with Django's own"])
+def test_wrapped_as_a_whole(middleware: list[str]) -> None:
     """Django in `litefs_watch.wsgi.LiteFSMiddleware`, which Django's own tells of sessions: writes, refused ones, bugs."""
-    with simulated_site("gunicorn, wrapped", lag=0.01) as site:
+    with simulated_site("gunicorn, wrapped", lag=0.01, MIDDLEWARE=middleware) as site:
         seen, replays, other = write_and_read(site, 1000)
         assert (seen, other) == (1000, [])
         assert replays > 400
@@ -83,7 +84,8 @@ def test_wrapped_as_a_whole() -> None:
             assert browser.replays == 1
             assert browser.cookies["txnum"] == str(site.position().txid)
             assert browser.ask("node-b", "GET", "/broken").status == 500
-        write_the_session(site)
+        if OURS in middleware:
+            write_the_session(site)
 
 
 @pytest.mark.litefs
