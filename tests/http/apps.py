@@ -53,8 +53,7 @@ class Shop:
 
     async def pieces(self) -> AsyncIterator[bytes]:
         yield b"first"
-        while not self.first_piece_is_there.is_set():  # noqa: ASYNC110 - it is set in the client's thread
-            await anyio.sleep(0.001)
+        assert await anyio.to_thread.run_sync(self.first_piece_is_there.wait, 10)  # the client's thread sets it
         yield b"second"
 
 
