@@ -13,7 +13,7 @@ from anyio import from_thread
 
 from benchmarks.table import show
 from litefs_watch import BlockingWatcher, Position, Settings
-from litefs_watch.readings import TxEvent
+from litefs_watch.core.readings import TxEvent
 from litefs_watch.sources.thread import call_soon
 
 CALLS = 100_000

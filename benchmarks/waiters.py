@@ -11,7 +11,7 @@ import anyio
 
 from benchmarks.table import show
 from litefs_watch import Position, Settings, Watcher
-from litefs_watch.readings import TxEvent
+from litefs_watch.core.readings import TxEvent
 
 WAITERS = 10_000
 ROUNDS = 301

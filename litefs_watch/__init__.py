@@ -16,8 +16,8 @@ A map of the package, in the order of the data::
 What is not exported here is in a module of its own, imported only by who uses it.
 """
 
-from litefs_watch.blocking import BlockingWatcher
-from litefs_watch.conditions import Subscription
+from litefs_watch.changes import PrimaryChange, Role, TxChange
+from litefs_watch.core.conditions import Subscription
 from litefs_watch.errors import (
     ConfigError,
     LiteFSWatchError,
@@ -29,9 +29,9 @@ from litefs_watch.errors import (
 )
 from litefs_watch.position import Position
 from litefs_watch.settings import Settings
-from litefs_watch.state import PrimaryChange, Role, TxChange
 from litefs_watch.status import Statistics, Status
-from litefs_watch.watcher import Watcher
+from litefs_watch.watchers.blocking import BlockingWatcher
+from litefs_watch.watchers.watcher import Watcher
 
 __all__ = [
     "BlockingWatcher",

@@ -23,7 +23,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from litefs_watch.errors import ConfigError
-from litefs_watch.watcher import Watcher
+from litefs_watch.watchers.watcher import Watcher
 
 
 async def get_watcher(connection: HTTPConnection) -> Watcher:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from litefs_watch.blocking import BlockingWatcher
+from litefs_watch.changes import Role
 from litefs_watch.consistency import (
     RUN,
     SAFE_METHODS,
@@ -30,11 +30,11 @@ from litefs_watch.consistency import (
 )
 from litefs_watch.errors import NoPrimary, NotPrimary, WaitTimeout
 from litefs_watch.fly import get_all_instances, get_internal_instance_domain
-from litefs_watch.gate import AsyncGate
 from litefs_watch.replay import FlyReplay
 from litefs_watch.settings import Settings
-from litefs_watch.state import Role
-from litefs_watch.watcher import Watcher
+from litefs_watch.watchers.blocking import BlockingWatcher
+from litefs_watch.watchers.watcher import Watcher
+from litefs_watch.web.waiting import AsyncGate
 
 __all__ = [
     "TX_NUM_COOKIE_NAME",

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from litefs_watch.changes import Role
 from litefs_watch.position import Position
-from litefs_watch.sources import SourceStatus
-from litefs_watch.state import Role
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """How a source is."""
+
+    alive: bool
+    since: datetime
+    """Since when it has been alive, or not (UTC)."""
+    detail: str
+    """What it does now; where it is not alive, why not."""
+    fault: str | None = None
+    """The last unreadable thing that it saw, until a good one followed."""
 
 
 @dataclass(frozen=True, slots=True)

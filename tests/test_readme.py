@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from litefs_watch import Settings, blocking
+from litefs_watch import Settings
 from litefs_watch.testing import SimulatedNode
+from litefs_watch.watchers import blocking
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

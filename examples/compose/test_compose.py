@@ -22,7 +22,7 @@ import yaml
 
 from examples.conftest import EXAMPLES, LAG, ROOT, SOON, ask_url, check_that_it_starts, copied_files, load_app, migrate
 from litefs_watch.testing import SimulatedCluster
-from tests.http.serving import listening, serve
+from tests.asgi.serving import listening, serve
 
 COMPOSE: dict[str, Any] = yaml.safe_load((EXAMPLES / "compose" / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]

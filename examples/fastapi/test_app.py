@@ -26,8 +26,8 @@ from examples.conftest import (
     load_app,
 )
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
+from tests.asgi.serving import serve
 from tests.environment import environment_of
-from tests.http.serving import serve
 
 
 class Nodes:

@@ -10,8 +10,8 @@ import anyio
 
 from litefs_watch.asgi.types import Message, Receive, Scope, Send
 from litefs_watch.consistency import named
-from litefs_watch.forwarding import FAILED, KEEP_ALIVE, failure_of, httpcore2, timeouts_of
 from litefs_watch.replay import Forward, target
+from litefs_watch.web.forwarding import FAILED, KEEP_ALIVE, failure_of, httpcore2, timeouts_of
 
 logger = logging.getLogger("litefs_watch")
 

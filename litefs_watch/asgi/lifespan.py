@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 
 from litefs_watch.asgi.types import App, Message, Receive, Scope, Send
-from litefs_watch.watcher import Watcher
+from litefs_watch.watchers.watcher import Watcher
 
 
 class LifespanMiddleware:

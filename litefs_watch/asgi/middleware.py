@@ -8,10 +8,10 @@ from typing import Unpack
 from litefs_watch.asgi.responder import Body, Responder
 from litefs_watch.asgi.types import App, Message, Receive, Scope, Send, Strategy
 from litefs_watch.consistency import RUN, SCOPE_KEY, Exchange, OptionKeywords, Options
-from litefs_watch.gate import AsyncGate
 from litefs_watch.replay import Answering, FlyReplay, Forward
-from litefs_watch.reports import listen_for_reports
-from litefs_watch.watcher import Watcher
+from litefs_watch.watchers.watcher import Watcher
+from litefs_watch.web.error_signals import listen_for_reports
+from litefs_watch.web.waiting import AsyncGate
 
 
 class LiteFSMiddleware:

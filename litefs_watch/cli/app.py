@@ -17,7 +17,7 @@ from typing import cast
 import click
 
 from litefs_watch import ConfigError, WaitTimeout, __version__
-from litefs_watch.text import safe
+from litefs_watch.printable import safe
 
 COMMANDS = ("status", "watch", "wait", "primary", "wait-ready", "run", "demo")
 

@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 
 from litefs_watch import Position, PrimaryChange, Role, WaitTimeout, Watcher
 from litefs_watch.cli.output import now
-from litefs_watch.describe import change_record, role_text
+from litefs_watch.operate.words import change_record, role_text
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
 
 PAUSE = 0.06

@@ -15,7 +15,7 @@ import click
 
 from litefs_watch import Position, Settings
 from litefs_watch.position import check_txid
-from litefs_watch.text import safe
+from litefs_watch.printable import safe
 
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from litefs_watch.describe import timestamp
-from litefs_watch.text import safe
+from litefs_watch.operate.words import timestamp
+from litefs_watch.printable import safe
 
 
 def emit(record: Mapping[str, Any]) -> None:

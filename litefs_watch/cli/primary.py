@@ -9,8 +9,8 @@ from litefs_watch.cli.deadline import Deadline
 from litefs_watch.cli.options import check_seconds, node_options
 from litefs_watch.cli.output import emit, warn
 from litefs_watch.cli.process import asynchronous
-from litefs_watch.describe import reasons, role_text
-from litefs_watch.text import safe
+from litefs_watch.operate.words import reasons, role_text
+from litefs_watch.printable import safe
 
 
 @click.command("primary", short_help="Say who the primary is; status 0 if it is this node.")

@@ -16,7 +16,7 @@ from litefs_watch.cli.deadline import Deadline
 from litefs_watch.cli.options import check_seconds, node_options
 from litefs_watch.cli.output import emit, warn
 from litefs_watch.cli.process import asynchronous
-from litefs_watch.describe import reasons, role_text
+from litefs_watch.operate.words import reasons, role_text
 from litefs_watch.sources.http import HTTP_ERRORS, request
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as a shell has it

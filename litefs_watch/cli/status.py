@@ -10,7 +10,7 @@ from litefs_watch import Role, Settings, Watcher
 from litefs_watch.cli.options import node_options
 from litefs_watch.cli.output import emit
 from litefs_watch.cli.process import asynchronous
-from litefs_watch.describe import status_lines, status_record
+from litefs_watch.operate.words import status_lines, status_record
 
 
 @click.command("status", short_help="Show role, primary, positions and sources.")

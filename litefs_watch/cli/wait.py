@@ -9,7 +9,7 @@ from litefs_watch.cli.deadline import Deadline
 from litefs_watch.cli.options import check_seconds, check_txid_argument, node_options
 from litefs_watch.cli.output import emit, warn
 from litefs_watch.cli.process import asynchronous
-from litefs_watch.describe import position_record, reasons
+from litefs_watch.operate.words import position_record, reasons
 
 
 @click.command("wait", short_help="Wait until a transaction is here.")

@@ -11,7 +11,7 @@ from litefs_watch.cli.deadline import Deadline
 from litefs_watch.cli.options import check_seconds, node_options
 from litefs_watch.cli.output import emit, warn
 from litefs_watch.cli.process import asynchronous
-from litefs_watch.describe import reasons, role_text
+from litefs_watch.operate.words import reasons, role_text
 
 MAX_LAG = 10.0  # seconds; the limit of the health check in LiteFS's own proxy (http/proxy_server.go: DefaultMaxLag)
 _LOOK = 0.02  # seconds between two looks at what the watcher knows, which costs no I/O: nothing announces the lag

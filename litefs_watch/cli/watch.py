@@ -9,8 +9,8 @@ from litefs_watch import PrimaryChange, Role, Settings, Status, TxChange, Watche
 from litefs_watch.cli.options import node_options
 from litefs_watch.cli.output import emit, now, warn
 from litefs_watch.cli.process import asynchronous, end_with_reader
-from litefs_watch.describe import change_record, reasons, role_text, status_record
-from litefs_watch.text import safe
+from litefs_watch.operate.words import change_record, reasons, role_text, status_record
+from litefs_watch.printable import safe
 
 
 @click.command("watch", short_help="Follow transactions and changes of the primary.")

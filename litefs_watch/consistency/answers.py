@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from litefs_watch.text import safe
+from litefs_watch.printable import safe
 
 RETRY_AFTER = 1
 """Seconds, in the ``retry-after`` of a refusal. A fail-over takes 2 to 10, and some of them have been waited here."""

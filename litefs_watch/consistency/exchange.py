@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from litefs_watch.changes import Role
 from litefs_watch.position import Position
-from litefs_watch.state import Role
 
 SCOPE_KEY = "litefs_watch.exchange"
 """Where the `Exchange` is: in an ASGI scope, a WSGI environ, or the ``META`` of Django's request."""

@@ -31,13 +31,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from litefs_watch.changes import Role
 from litefs_watch.consistency.exchange import RUN, Action, Exchange, Headers, Hold, Node, Refuse, Replay, Wait
 from litefs_watch.consistency.faults import asks_for_primary, is_refused_write
 from litefs_watch.consistency.options import Options, compile_paths
 from litefs_watch.consistency.tokens import Verdict
 from litefs_watch.errors import WrongInstance
 from litefs_watch.position import Position
-from litefs_watch.state import Role
 
 # RFC 9110's and the QUERY method's. litefs-js calls POST, PUT, PATCH, DELETE writes; others (MKCOL, PURGE) are no reads.
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "QUERY"))

@@ -25,9 +25,9 @@ from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's own name
 from django.utils.module_loading import import_string
 
+from litefs_watch.core.readings import Mount
 from litefs_watch.django.conf import NAME, database_path, is_in_memory, load
 from litefs_watch.errors import ConfigError
-from litefs_watch.readings import Mount
 from litefs_watch.settings import Settings
 from litefs_watch.sources.directory import current_mount_kind
 

@@ -22,12 +22,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse
 
-from litefs_watch.awaitable import AwaitableWatcher
-from litefs_watch.blocking import BlockingWatcher
 from litefs_watch.consistency import OptionKeywords, Options
 from litefs_watch.errors import ConfigError
 from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.settings import Settings
+from litefs_watch.watchers.blocking import BlockingWatcher
+from litefs_watch.watchers.bridge import AwaitableWatcher
 
 NAME = "LITEFS_WATCH"
 IN_MEMORY = "in-memory"

@@ -12,13 +12,13 @@ from django.db import OperationalError, connections, router
 from django.http import HttpRequest, HttpResponse
 from django.utils.cache import patch_vary_headers
 
+from litefs_watch.changes import Role
 from litefs_watch.consistency import RUN, SCOPE_KEY, Action, Answer, Exchange, Refuse, Replay, exchange_of, named, refusal
 from litefs_watch.consistency.faults import MESSAGES
 from litefs_watch.django.conf import get_awaitable_watcher, get_watcher, load_or_refuse
-from litefs_watch.gate import AsyncGate, BlockingGate
 from litefs_watch.replay import Answering, target
-from litefs_watch.reports import listen_for_reports
-from litefs_watch.state import Role
+from litefs_watch.web.error_signals import listen_for_reports
+from litefs_watch.web.waiting import AsyncGate, BlockingGate
 from litefs_watch.wsgi.environ import headers_of, query_of, raw_path_of
 
 logger = logging.getLogger("litefs_watch")

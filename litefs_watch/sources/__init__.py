@@ -12,9 +12,10 @@ Below them: `directory` (one blocking look), `http` (one request, h11), `thread`
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
+
+from litefs_watch.status import SourceStatus
 
 logger = logging.getLogger("litefs_watch")
 
@@ -26,19 +27,6 @@ class Source(Protocol):
 
     async def run(self) -> None:
         """Watch until cancelled. What goes wrong outside is put into ``health``, never raised."""
-
-
-@dataclass(frozen=True, slots=True)
-class SourceStatus:
-    """How a source is."""
-
-    alive: bool
-    since: datetime
-    """Since when it has been alive, or not (UTC)."""
-    detail: str
-    """What it does now; where it is not alive, why not."""
-    fault: str | None = None
-    """The last unreadable thing that it saw, until a good one followed."""
 
 
 class Health:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
+from litefs_watch.core.readings import DirectoryRead, Mount, Named, PositionsRead
 from litefs_watch.errors import WireError
 from litefs_watch.position import Position
-from litefs_watch.readings import DirectoryRead, Mount, Named, PositionsRead
-from litefs_watch.wire import parse_lag, parse_primary
+from litefs_watch.sources.wire import parse_lag, parse_primary
 
 T = TypeVar("T")
 

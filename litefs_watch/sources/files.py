@@ -24,7 +24,7 @@ import anyio
 import watchfiles
 from anyio.lowlevel import current_token
 
-from litefs_watch.readings import Mount
+from litefs_watch.core.readings import Mount
 from litefs_watch.settings import DEFAULT_DATA_DIR
 from litefs_watch.sources import Health
 from litefs_watch.sources.directory import current_mount_kind

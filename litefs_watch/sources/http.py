@@ -12,7 +12,7 @@ import h11
 from anyio.abc import ByteStream, SocketAttribute
 
 from litefs_watch.errors import WireError
-from litefs_watch.wire import show
+from litefs_watch.sources.wire import show
 
 # A connection whose other end has vanished without a word shows after about 10 + 3 x 5 s. There is no heartbeat in LiteFS's
 # stream, so nothing else would tell.

@@ -12,9 +12,9 @@ from functools import partial
 
 import anyio
 
+from litefs_watch.core.readings import DirectoryRead, Mount, Reading
 from litefs_watch.errors import WatcherClosed
 from litefs_watch.position import Position
-from litefs_watch.readings import DirectoryRead, Mount, Reading
 from litefs_watch.sources import Health
 from litefs_watch.sources.directory import Directory
 from litefs_watch.sources.thread import CallThread

@@ -15,11 +15,11 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 
+from litefs_watch.core.readings import Reading, RoleEvent, StreamEnded, TxEvent
 from litefs_watch.errors import WireError
-from litefs_watch.readings import Reading, RoleEvent, StreamEnded, TxEvent
 from litefs_watch.sources import Health
 from litefs_watch.sources.http import HTTP_ERRORS, Response, request
-from litefs_watch.wire import Event, Init, LineDecoder, PrimaryChanged, Tx, parse_event, parse_info
+from litefs_watch.sources.wire import Event, Init, LineDecoder, PrimaryChanged, Tx, parse_event, parse_info
 
 FIRST_PAUSE = 0.05
 """Seconds before the first attempt to reconnect; each next pause is twice as long, with up to half of it taken off."""

@@ -11,8 +11,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from litefs_watch.consistency import Answer, named
-from litefs_watch.forwarding import FAILED, KEEP_ALIVE, failure_of, httpcore2, timeouts_of
 from litefs_watch.replay import Forward
+from litefs_watch.web.forwarding import FAILED, KEEP_ALIVE, failure_of, httpcore2, timeouts_of
 from litefs_watch.wsgi.environ import Body, entity_headers_of, headers_of, path_of, target_of
 
 if TYPE_CHECKING:

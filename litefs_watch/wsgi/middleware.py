@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Unpack
 
-from litefs_watch.blocking import BlockingWatcher
 from litefs_watch.consistency import RUN, SCOPE_KEY, Exchange, OptionKeywords, Options
-from litefs_watch.gate import BlockingGate
 from litefs_watch.replay import Answering, FlyReplay, Forward
-from litefs_watch.reports import listen_for_reports
+from litefs_watch.watchers.blocking import BlockingWatcher
+from litefs_watch.web.error_signals import listen_for_reports
+from litefs_watch.web.waiting import BlockingGate
 from litefs_watch.wsgi.environ import Body, headers_of, path_of
 from litefs_watch.wsgi.responder import Responder, Strategy
 

@@ -17,8 +17,8 @@ from litefs_watch import Settings
 from litefs_watch.cli.app import COMMANDS
 from litefs_watch.cli.deadline import Deadline
 from litefs_watch.cli.options import LogFormatter
+from litefs_watch.printable import safe
 from litefs_watch.testing import SimulatedNode
-from litefs_watch.text import safe
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

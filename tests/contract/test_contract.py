@@ -21,10 +21,10 @@ import pytest
 import watchfiles
 
 from litefs_watch import Position, Role, Watcher
-from litefs_watch.readings import Mount
+from litefs_watch.core.readings import Mount
 from litefs_watch.sources.directory import current_mount_kind
+from litefs_watch.sources.wire import parse_event, parse_info
 from litefs_watch.testing import fuse_available
-from litefs_watch.wire import parse_event, parse_info
 from tests.contract.pairs import Pair, SimulatedPair, thawed
 from tests.contract.real import RealPair, until
 

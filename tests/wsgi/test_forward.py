@@ -17,8 +17,8 @@ import litefs_watch.wsgi.forwarder  # noqa: F401 - what it imports reads files: 
 from litefs_watch import BlockingWatcher, NotPrimary, Role
 from litefs_watch.testing import SimulatedNode
 from litefs_watch.wsgi import Forward, LiteFSMiddleware
-from tests.http.serving import serve
-from tests.http.test_forward import Primary
+from tests.asgi.serving import serve
+from tests.asgi.test_forward import Primary
 
 SOON = 10.0
 SERVER = {"SERVER_NAME": "shop.example.com", "SERVER_PORT": "443"}  # without which werkzeug makes no address

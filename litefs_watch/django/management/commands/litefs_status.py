@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from litefs_watch.blocking import BlockingWatcher
-from litefs_watch.describe import reasons, status_lines, status_record
+from litefs_watch.changes import Role
 from litefs_watch.django.conf import load_or_refuse
-from litefs_watch.state import Role
+from litefs_watch.operate.words import reasons, status_lines, status_record
+from litefs_watch.watchers.blocking import BlockingWatcher
 
 
 class Command(BaseCommand):

@@ -1,0 +1,44 @@
+"""What a watcher tells: this node's role, and each change of a position or of the primary. Plain frozen values."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from litefs_watch.position import Position
+
+
+class Role(enum.StrEnum):
+    """What this node is in its cluster."""
+
+    PRIMARY = "primary"
+    """This node takes the writes."""
+    REPLICA = "replica"
+    """This node follows a primary, which may have no name (a static lease without a hostname)."""
+    UNKNOWN = "unknown"
+    """No primary is known (a fail-over), LiteFS is down, or nothing has been read yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class TxChange:
+    """``database`` is at ``position`` now; ``previous`` is None where it was not known before.
+
+    A position that is lower than the previous one is real: the database was reset or restored.
+    """
+
+    database: str
+    position: Position
+    previous: Position | None
+
+
+@dataclass(frozen=True, slots=True)
+class PrimaryChange:
+    """The role, or the primary's hostname, is another one now. ``primary`` is None except on a replica of a named one."""
+
+    role: Role
+    primary: str | None
+    previous_role: Role
+    previous_primary: str | None
+
+
+Change = TxChange | PrimaryChange

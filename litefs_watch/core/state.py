@@ -1,0 +1,210 @@
+"""What is true about this node: the one file that decides. Pure: no I/O, no clock, no event loop.
+
+`NodeState.apply` takes a reading and answers with what changed. The rules, by number; the code refers to them.
+
+1. **A look that began before the last accepted one may raise a TXID, never lower it.** One that began after may lower it:
+   LiteFS's positions do go back (a reset replica, a restored database). The same TXID with another checksum is another
+   history, and counts as lower. A look that began before a history was first seen is not counted at all.
+2. **An event counts by itself only while the stream and the files agree.** How long an event was on its way is unknown:
+   where a look has run ahead of the stream, the events still under way may belong to a history that is gone. They, and
+   every event that lowers, are 'look again', until an event says what is known, or a look what the last event said.
+3. **Only two things prove PRIMARY**: LiteFS saying ``isPrimary``, or ``.primary`` absent with ``.lag`` at zero, twice.
+   ``.primary`` alone proves nothing: it is absent on a node that is cut off, too.
+4. **Where there is no ``.lag``** (LiteFS before 0.5, an ordinary directory) and no event stream, litefs-js's rule serves:
+   no ``.primary`` means PRIMARY, but only where at least one database is; an empty directory means UNKNOWN.
+5. **A claim must stay for `settle` seconds** before it is a change. A replica that can't reach its primary names it for
+   about 1 ms, once a second, for as long as that lasts. Only what LiteFS itself says of *this* node's being primary,
+   either way, counts at once.
+6. **A node never is the replica of itself**: it is named so for some milliseconds during a hand-over. That is UNKNOWN.
+7. **A fault is no evidence.** What could not be read changes nothing.
+8. **Where LiteFS is gone** (no stream, and the mount dead, away, or replaced by the bare directory under it; or no answer
+   from anything for some seconds) the role is UNKNOWN, and the positions stay as last known.
+"""
+
+from __future__ import annotations
+
+from litefs_watch.changes import Change, PrimaryChange, Role, TxChange
+from litefs_watch.core.readings import (
+    DirectoryRead,
+    Mount,
+    PositionsRead,
+    Reading,
+    RoleEvent,
+    Silence,
+    StreamEnded,
+    TxEvent,
+)
+from litefs_watch.position import Position
+
+DATABASE_LIMIT = 10_000
+"""Databases that are kept in mind. A program that is not LiteFS could name any number of them."""
+
+
+_Claim = tuple[Role, str | None]
+_NOBODY: _Claim = (Role.UNKNOWN, None)
+_UNNAMED: _Claim = (Role.REPLICA, None)
+
+
+class NodeState:
+    """This node's role, its primary, and the position of each database."""
+
+    def __init__(self, hostname: str, settle: float) -> None:
+        self.role = Role.UNKNOWN
+        self.primary: str | None = None
+        self.positions: dict[str, Position] = {}
+        self.lag_ms: int | None = None
+        self.look_again_at: float | None = None
+        """When another look at the directory is wanted, on the readings' clock; None: not for the state's sake."""
+
+        self._hostname = hostname
+        self._settle = settle
+        self._claimed_at = float("-inf")  # when the last accepted claim about the role was read
+        self._candidate: _Claim | None = None  # a claim that has not stayed long enough yet (rule 5) …
+        self._candidate_since = 0.0  # … and when it was first read
+        self._role_event_at = self._looked_at = float("-inf")
+        self._streaming = False
+        self._stream_claim: _Claim = _NOBODY  # what LiteFS last said on the stream
+        self._mounted = False  # LiteFS's own mount has been seen here
+        self._away = False  # rule 8: at the last look, there was nothing to look at
+
+        self._read_at: dict[str, float] = {}  # when the look that each position rests on began
+        self._history_since: dict[str, float] = {}  # looks that began earlier may have seen a history that is gone
+        self._last_event: dict[str, Position] = {}
+        self._doubted: set[str] = set()  # databases whose events may be of a history that is gone (rule 2)
+
+    def apply(self, reading: Reading) -> list[Change]:
+        """Take in what a source saw. Returns what changed by it, in order; `look_again_at` says whether to look again."""
+        self.look_again_at = None
+        match reading:
+            case TxEvent():
+                changes = self._tx_event(reading)
+            case DirectoryRead():
+                changes = self._read_positions(reading)
+                changes += self._read_role(reading)
+            case PositionsRead():
+                changes = self._read_positions(reading)
+            case RoleEvent():
+                changes = self._role_event(reading)
+            case StreamEnded():
+                self._streaming = False
+                changes = self._claim(_NOBODY, reading.began, sure=True) if self._away else []
+                self._look_again(reading.began)
+            case Silence():
+                changes = self._claim(_NOBODY, reading.began, sure=True)
+        if self._candidate is not None and self._candidate_since + self._settle > reading.began:
+            self._look_again(self._candidate_since + self._settle)
+        return changes
+
+    @property
+    def settled(self) -> bool:
+        """Whether no claim about the role waits to be confirmed, and the files were looked at since the stream's last."""
+        return self._candidate is None and self._looked_at >= self._role_event_at
+
+    def _look_again(self, at: float) -> None:
+        self.look_again_at = at if self.look_again_at is None else min(self.look_again_at, at)
+
+    # Positions: rules 1 and 2.
+
+    def _read_positions(self, reading: DirectoryRead | PositionsRead) -> list[Change]:
+        changes: list[Change] = []
+        for database, position in reading.positions.items():
+            known = self.positions.get(database)
+            if reading.began < self._history_since.get(database, float("-inf")):
+                continue
+            if known == position:
+                self._read_at[database] = max(self._read_at[database], reading.began)
+            elif known is None or position.txid > known.txid:
+                changes += self._set_position(database, position, reading.began)
+                self._doubted.add(database)
+            elif reading.began > self._read_at[database]:
+                changes += self._set_position(database, position, reading.began)
+                self._history_since[database] = reading.began
+                self._doubted.add(database)
+            if position == self._last_event.get(database):
+                self._doubted.discard(database)  # the stream has come to where the files are
+        return changes
+
+    def _tx_event(self, event: TxEvent) -> list[Change]:
+        known = self.positions.get(event.database)
+        self._last_event[event.database] = event.position
+        if known == event.position:
+            self._doubted.discard(event.database)
+            return []
+        if known is None:
+            self._history_since[event.database] = event.began  # a look under way may have seen what was before it
+        if known is None or (event.position.txid > known.txid and event.database not in self._doubted):
+            return self._set_position(event.database, event.position, event.began)
+        self._look_again(event.began)
+        return []
+
+    def _set_position(self, database: str, position: Position, began: float) -> list[Change]:
+        previous = self.positions.get(database)
+        if previous is None and len(self.positions) >= DATABASE_LIMIT:
+            self._last_event.pop(database, None)
+            self._history_since.pop(database, None)
+            return []
+        self.positions[database] = position
+        self._read_at[database] = max(self._read_at.get(database, began), began)
+        return [TxChange(database, position, previous)]
+
+    # The role: rules 3 to 8.
+
+    def _role_event(self, event: RoleEvent) -> list[Change]:
+        self._streaming = True
+        self._role_event_at = event.began
+        if event.first:
+            self._doubted.update(self.positions)
+            self._last_event.clear()
+        if event.is_primary:
+            self._stream_claim = (Role.PRIMARY, None)
+        elif event.hostname is None or event.hostname == self._hostname:
+            self._stream_claim = _NOBODY
+        else:
+            self._stream_claim = (Role.REPLICA, event.hostname)
+        self._look_again(event.began)
+        return self._heed_stream(event.began)
+
+    def _heed_stream(self, began: float) -> list[Change]:
+        if self._stream_claim == _NOBODY and _UNNAMED in ((self.role, self.primary), self._candidate):
+            return []  # the stream can't name a primary without a name: only the files tell it from 'none'
+        return self._claim(self._stream_claim, began, sure=Role.PRIMARY in (self._stream_claim[0], self.role))
+
+    def _read_role(self, read: DirectoryRead) -> list[Change]:
+        self._looked_at = read.began
+        self._mounted = self._mounted or read.mount is Mount.LITEFS
+        self._away = read.mount is Mount.AWAY or (self._mounted and read.mount is Mount.ORDINARY)
+        if self._away:
+            self.lag_ms = None
+            if self._streaming:  # a wrong directory, or none yet: LiteFS's own word stands
+                return self._heed_stream(read.began)
+            return self._claim(_NOBODY, read.began, sure=self._mounted)
+        if ".lag" not in read.faults:
+            self.lag_ms = read.lag_ms
+
+        if read.primary is not None:
+            replica = read.primary.hostname != self._hostname
+            return self._claim((Role.REPLICA, read.primary.hostname) if replica else _NOBODY, read.began)
+        if read.lag_ms is not None and ".primary" not in read.faults:
+            return self._claim((Role.PRIMARY, None) if read.lag_ms == 0 else _NOBODY, read.began)
+        if self._streaming:  # the files prove nothing: what LiteFS last said still stands
+            return self._heed_stream(read.began)
+        if read.faults.keys().isdisjoint((".", ".primary", ".lag")):
+            some_database = read.positions or any(name.endswith("-pos") for name in read.faults)
+            return self._claim((Role.PRIMARY, None) if some_database else _NOBODY, read.began)
+        return []
+
+    def _claim(self, claim: _Claim, began: float, *, sure: bool = False) -> list[Change]:
+        if began < self._claimed_at:
+            return []
+        self._claimed_at = began
+        if claim == (self.role, self.primary):
+            self._candidate = None
+            return []
+        if claim != self._candidate:
+            self._candidate, self._candidate_since = claim, began
+        if not sure and began < self._candidate_since + self._settle:
+            return []
+        change = PrimaryChange(*claim, previous_role=self.role, previous_primary=self.primary)
+        self.role, self.primary = claim
+        self._candidate = None
+        return [change]

@@ -1,0 +1,1 @@
+"""For those who operate it: what the watcher knows, in words."""

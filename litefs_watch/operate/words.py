@@ -1,0 +1,129 @@
+"""The status and the changes in words: as JSON records, and as lines for people. For the commands, and for Django's.
+
+Names from outside can't reach a terminal's control codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from litefs_watch.changes import PrimaryChange, Role, TxChange
+from litefs_watch.position import Position
+from litefs_watch.printable import safe
+from litefs_watch.status import SourceStatus, Status
+
+RESTING = ("turned off", "resting")
+"""How the detail of a source begins that is not alive, and does not have to be."""
+
+
+def role_text(role: str, primary: str | None) -> str:
+    """The role in a few words."""
+    if role == "replica":
+        return f"replica of {safe(primary)}" if primary is not None else "replica of a primary without a name"
+    return "unknown: no primary is known" if role == "unknown" else role
+
+
+def reasons(status: Status) -> list[str]:
+    """Why nothing is known: what the sources miss that should be alive. inotify never tells a role."""
+    down = (source for name, source in status.sources.items() if name != "files" and not source.alive)
+    return [source.detail for source in down if not source.detail.startswith(RESTING)]
+
+
+def lag_text(status: Status) -> str:
+    if status.replicated is None:
+        return "LiteFS does not say"
+    return "not replicated yet" if status.lag is None else f"{status.lag:.3f} s"
+
+
+Segment = tuple[str, str]
+"""A piece of text, and its style in `rich`'s words; empty for none."""
+
+_COLOURS = {Role.PRIMARY: "bold green", Role.REPLICA: "bold cyan", Role.UNKNOWN: "bold red"}
+
+
+def status_lines(status: Status, database: str | None) -> Iterator[list[Segment]]:
+    """The status for people, line by line. ``database`` is listed even where it has not been seen."""
+    positions = {name: f"{position.txid}  ({position})" for name, position in sorted(status.positions.items())}
+    if database is not None and status.sources:
+        positions.setdefault(database, "not seen")
+    rows = [
+        ("node", safe(status.hostname), ""),
+        ("role", role_text(status.role, status.primary), _COLOURS[status.role]),
+        ("lag", lag_text(status), ""),
+        *((safe(name), text, "" if name in status.positions else "yellow") for name, text in positions.items()),
+    ]
+    width = max(len(name) for name, _, _ in rows)
+    for name, text, style in rows:
+        yield [(f"{name:{width}}  ", ""), (text, style)]
+    yield []
+    if not status.sources:
+        yield [("standalone: nothing is watched, this node counts as the primary, and every wait is met", "yellow")]
+    for name, source in status.sources.items():
+        yield source_line(name, source)
+    known = {source.detail for source in status.sources.values()}
+    faults = [source.fault for name, source in status.sources.items() if source.fault and name != "reread"]
+    for fault in dict.fromkeys([*faults, *(status.faults[name] for name in sorted(status.faults))]):
+        if fault not in known:
+            yield [(f"unreadable: {safe(fault)}", "red")]
+
+
+def source_line(name: str, source: SourceStatus) -> list[Segment]:
+    if source.alive:
+        mark = ("alive", "green")
+    elif source.detail.startswith(RESTING):
+        mark = ("idle ", "dim")
+    else:
+        mark = ("away ", "bold yellow")
+    age = (datetime.now(UTC) - source.since).total_seconds()
+    since = f"since {source.since:%H:%M:%S}Z ({age:.0f} s)"
+    return [(f"{name:6}  ", ""), mark, (f"  {since}  {safe(source.detail)}", "")]
+
+
+# JSON. Names of several words are written as LiteFS writes its own: `primaryChange`, `isPrimary`.
+
+
+def position_record(position: Position | None) -> dict[str, Any] | None:
+    """The TXID as a number, and LiteFS's text for who can't hold numbers of 64 bits (JavaScript, jq)."""
+    return None if position is None else {"txid": position.txid, "position": str(position)}
+
+
+def change_record(change: TxChange | PrimaryChange) -> dict[str, Any]:
+    if isinstance(change, TxChange):
+        return {
+            "type": "tx",
+            "database": change.database,
+            **(position_record(change.position) or {}),
+            "previous": position_record(change.previous),
+        }
+    return {
+        "type": "primaryChange",
+        "role": change.role,
+        "primary": change.primary,
+        "previousRole": change.previous_role,
+        "previousPrimary": change.previous_primary,
+    }
+
+
+def status_record(status: Status) -> dict[str, Any]:
+    """``lag`` is in seconds."""
+    return {
+        "hostname": status.hostname,
+        "role": status.role,
+        "primary": status.primary,
+        "lag": status.lag,
+        "replicated": status.replicated,
+        "positions": {database: position_record(position) for database, position in sorted(status.positions.items())},
+        "sources": {name: source_record(source) for name, source in status.sources.items()},
+        "faults": dict(status.faults),
+    }
+
+
+def source_record(source: SourceStatus) -> dict[str, Any]:
+    return asdict(source) | {"since": timestamp(source.since)}
+
+
+def timestamp(when: datetime) -> str:
+    return f"{when:%Y-%m-%dT%H:%M:%S}.{when.microsecond // 1000:03d}Z"

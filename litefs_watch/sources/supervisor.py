@@ -1,0 +1,153 @@
+"""Runs the three sources, keeps them running, and notices when none of them has had an answer for long."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+
+from litefs_watch.core.readings import Reading, Silence
+from litefs_watch.position import Position
+from litefs_watch.settings import Settings
+from litefs_watch.sources import Source
+from litefs_watch.sources.directory import Directory
+from litefs_watch.sources.files import FolderWatch
+from litefs_watch.sources.reread import Reread
+from litefs_watch.sources.stream import EventStream
+from litefs_watch.status import SourceStatus
+
+logger = logging.getLogger("litefs_watch")
+
+_CRASH_PAUSE = 1.0  # seconds before a source that failed through a fault of ours runs again
+
+
+class Supervisor:
+    """The sources of one node. ``publish`` gets each reading, in the order in which they were made.
+
+    ``known()`` and ``awaited()`` name the databases whose position is known, and those that somebody waits for.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        litefs_dir: Path,
+        *,
+        publish: Callable[[Reading], None],
+        known: Callable[[], set[str]],
+        awaited: Callable[[], frozenset[str]],
+    ) -> None:
+        self._settings = settings
+        self._publish = publish
+        self._answered_at = time.monotonic()
+        self._answered = anyio.Event()
+        self._reread = Reread(
+            Directory(litefs_dir),
+            idle_interval=settings.idle_interval,
+            blind_interval=settings.blind_interval,
+            report=self._report,
+            known=known,
+            awaited=awaited,
+            sighted=lambda: self._stream.health.alive or self._files.covers,
+        )
+        self._files = FolderWatch(
+            litefs_dir,
+            settings.data_dir,
+            look=self._reread.look,
+            look_at=self._reread.look_at,
+            expect=self._reread.expect,
+            databases=known,
+            needed=lambda: self._stream.attempted and not self._stream.health.alive,
+            hurried=lambda: bool(awaited()),
+        )
+        self._stream = EventStream(
+            settings.api_url, report=self._report, look=self._look_and_stir, on_data_dir=self._found_data_dir
+        )
+        self._sources: dict[str, Source] = {"stream": self._stream, "files": self._files, "reread": self._reread}
+
+    async def run(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            for source in self._sources.values():
+                tasks.start_soon(self._keep_running, source)
+            tasks.start_soon(self._listen_for_silence)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the files have been looked at, and the stream has been opened or was not to be had."""
+        return self._reread.looked and self._stream.attempted
+
+    @property
+    def streaming(self) -> bool:
+        """Whether LiteFS's event stream is open."""
+        return self._stream.health.alive
+
+    @property
+    def status(self) -> dict[str, SourceStatus]:
+        return {name: source.health.status for name, source in self._sources.items()}
+
+    @property
+    def faults(self) -> dict[str, str]:
+        return dict(self._reread.faults)
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Events, reconnects, re-reads."""
+        return self._stream.events, max(0, self._stream.connections - 1), self._reread.looks
+
+    def look_at(self, when: float) -> None:
+        """Look at the directory at ``when``, on the clock of `time.monotonic`."""
+        self._reread.look_at(when)
+
+    def look(self, database: str) -> None:
+        """Look at a database's position now."""
+        self._reread.look(database)
+
+    def hurry(self, database: str) -> None:
+        """Somebody begins to wait for ``database``."""
+        if self._stream.health.alive:
+            self._reread.stir()
+        else:
+            self._reread.look(database)
+            self._files.stir()
+
+    async def read_position(self, database: str) -> Position | None:
+        return await self._reread.read_position(database)
+
+    def _report(self, reading: Reading) -> None:
+        self._answered_at = time.monotonic()
+        if not self._answered.is_set():
+            self._answered.set()
+        self._publish(reading)
+
+    def _look_and_stir(self) -> None:
+        """The stream came, went, or said something that it can't mean."""
+        self._reread.look()
+        self._files.stir()
+
+    def _found_data_dir(self, path: Path) -> None:
+        if self._settings.data_dir is None:
+            self._files.data_dir = path
+
+    async def _keep_running(self, source: Source) -> None:
+        """Keep a source running. The outside can't make one raise: what is caught here is a fault of ours."""
+        while True:
+            try:
+                return await source.run()
+            except Exception as error:
+                logger.exception("a source of litefs_watch failed; running it again")
+                source.health.down(f"failed through a fault of litefs_watch: {error!r}")
+                await anyio.sleep(_CRASH_PAUSE)
+
+    async def _listen_for_silence(self) -> None:
+        """A frozen LiteFS answers no read and closes no connection: only the time that passes tells."""
+        while True:
+            quiet = time.monotonic() - self._answered_at
+            if quiet < self._settings.silence:
+                await anyio.sleep(self._settings.silence - quiet)
+                continue
+            self._reread.health.down(f"no answer from {self._settings.litefs_dir} for {quiet:.1f} s: is LiteFS frozen?")
+            self._answered = anyio.Event()
+            self._publish(Silence(time.monotonic()))
+            await self._answered.wait()

@@ -1,0 +1,180 @@
+"""Drives `litefs_watch.consistency` for one middleware: does the waiting that is decided, and reads the position.
+
+`BlockingGate` for threads, `AsyncGate` for event loops; the middlewares (`litefs_watch.asgi`, ``wsgi``, ``django``) know how
+to take a request apart and how to answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+
+import anyio
+
+from litefs_watch.changes import Role
+from litefs_watch.consistency import Action, Exchange, Hold, Node, Options, Policy, Refuse, Wait
+from litefs_watch.errors import WaitTimeout, WatcherClosed
+from litefs_watch.position import Position
+from litefs_watch.watchers.blocking import BlockingWatcher
+from litefs_watch.watchers.bridge import AwaitableWatcher
+from litefs_watch.watchers.watcher import Watcher
+
+logger = logging.getLogger("litefs_watch")
+
+READ_TIMEOUT = 1.0
+"""Seconds for the read of ``-pos`` when a response starts: a frozen LiteFS blocks it for as long as it is frozen."""
+
+HeaderList = Iterable[tuple[bytes, bytes]]
+
+_NOW_PRIMARY = Refuse("This node has just become the primary. Try again.", "a write was refused, and then the role changed")
+_UNREADABLE = "a response carries no TXID: the position is unreadable: %s"
+
+
+class _Gate:
+    """What both have in common. Raises `ConfigError` for an option that can't work."""
+
+    def __init__(self, watcher: Watcher | BlockingWatcher, database: str | None, options: Options) -> None:
+        self.policy = Policy(options)
+        self.hostname = watcher.hostname
+        self.database = watcher.settings.database_or_default(database)
+        self._known = watcher
+        self._max_waiting = options.max_waiting
+        self._waiting = 0
+        self._counting = threading.Lock()
+
+    def node(self) -> Node:
+        """The node as it is now. Where the watcher was stopped nothing is known, and nobody may wait."""
+        known = self._known
+        room = self._waiting < self._max_waiting
+        try:
+            return Node(known.role, known.primary, self.hostname, known.position(self.database), room)
+        except WatcherClosed:
+            return Node(Role.UNKNOWN, None, self.hostname, None, room=False)
+
+    def _begin_wait(self) -> None:
+        with self._counting:
+            self._waiting += 1
+
+    def _end_wait(self, exchange: Exchange, action: Wait | Hold) -> None:
+        with self._counting:
+            self._waiting -= 1
+        if isinstance(action, Wait):
+            exchange.waited = True
+        else:
+            exchange.held = True
+
+    def _decide(self, exchange: Exchange) -> Action:
+        return self.policy.decide(exchange, self.node())
+
+    def _fail(self, exchange: Exchange, error: BaseException) -> Action:
+        return self.policy.failed(exchange, self.node(), error) or _NOW_PRIMARY
+
+    def is_fault_of_node(self, exchange: Exchange, error: BaseException) -> bool:
+        """Whether the exception says that the request belongs elsewhere, so that `failed` is to answer it."""
+        return self.policy.failed(exchange, self.node(), error) is not None
+
+
+class BlockingGate(_Gate):
+    """Waits in the thread that calls."""
+
+    def __init__(self, watcher: BlockingWatcher, database: str | None, options: Options) -> None:
+        super().__init__(watcher, database, options)
+        self._watcher = watcher
+
+    def enter(self, exchange: Exchange) -> Action:
+        """Before the application runs: what is decided, after all waits."""
+        return self._settle(exchange, lambda: self._decide(exchange))
+
+    def failed(self, exchange: Exchange, error: BaseException) -> Action:
+        """What answers an exception that `is_fault_of_node`, after all waits."""
+        return self._settle(exchange, lambda: self._fail(exchange, error))
+
+    def headers(self, exchange: Exchange, sent: HeaderList) -> list[tuple[bytes, bytes]]:
+        """What is added to the headers that the application has ``sent``, when the response starts."""
+        position = self._read_position() if self.policy.wants_position(exchange, self.node()) else None
+        return self.policy.headers(exchange, self.node(), position, sent)
+
+    def _settle(self, exchange: Exchange, decide: Callable[[], Action]) -> Action:
+        while isinstance(action := decide(), Wait | Hold):
+            self._begin_wait()
+            try:
+                self._wait(action)
+            finally:
+                self._end_wait(exchange, action)
+        return action
+
+    def _wait(self, action: Wait | Hold) -> None:
+        try:
+            if isinstance(action, Wait):
+                self._watcher.wait_for_tx(action.txid, database=self.database, timeout=action.timeout)
+            elif action.here:
+                self._watcher.wait_for_role(Role.PRIMARY, timeout=action.timeout)
+            else:
+                self._watcher.wait_for_primary(timeout=action.timeout)
+        except WaitTimeout:
+            pass  # what comes next depends on what is true now, not on how the wait ended
+        except WatcherClosed as error:
+            logger.warning("a request could not wait: %s", error)
+
+    def _read_position(self) -> Position | None:
+        try:
+            return self._watcher.read_position(self.database)
+        except (OSError, WatcherClosed) as error:
+            logger.warning(_UNREADABLE, error)
+            return None
+
+
+class AsyncGate(_Gate):
+    """The same, awaited."""
+
+    def __init__(self, watcher: Watcher | AwaitableWatcher, database: str | None, options: Options) -> None:
+        super().__init__(watcher.watcher if isinstance(watcher, AwaitableWatcher) else watcher, database, options)
+        self._watcher = watcher
+
+    async def enter(self, exchange: Exchange) -> Action:
+        """As `BlockingGate.enter`."""
+        return await self._settle(exchange, lambda: self._decide(exchange))
+
+    async def failed(self, exchange: Exchange, error: BaseException) -> Action:
+        """As `BlockingGate.failed`."""
+        return await self._settle(exchange, lambda: self._fail(exchange, error))
+
+    async def headers(self, exchange: Exchange, sent: HeaderList) -> list[tuple[bytes, bytes]]:
+        """As `BlockingGate.headers`. None are added where the position can't be read within `READ_TIMEOUT`."""
+        position = await self._read_position() if self.policy.wants_position(exchange, self.node()) else None
+        return self.policy.headers(exchange, self.node(), position, sent)
+
+    async def _settle(self, exchange: Exchange, decide: Callable[[], Action]) -> Action:
+        while isinstance(action := decide(), Wait | Hold):
+            self._begin_wait()
+            try:
+                await self._wait(action)
+            finally:
+                self._end_wait(exchange, action)
+        return action
+
+    async def _wait(self, action: Wait | Hold) -> None:
+        try:
+            if isinstance(action, Wait):
+                await self._watcher.wait_for_tx(action.txid, database=self.database, timeout=action.timeout)
+            elif action.here:
+                await self._watcher.wait_for_role(Role.PRIMARY, timeout=action.timeout)
+            else:
+                await self._watcher.wait_for_primary(timeout=action.timeout)
+        except WaitTimeout:
+            pass  # as above
+        except WatcherClosed as error:
+            logger.warning("a request could not wait: %s", error)
+
+    async def _read_position(self) -> Position | None:
+        """The position in the file now. None where there is none, or it can't be read: a token from older knowledge would
+        promise less than the response shows."""
+        with anyio.move_on_after(READ_TIMEOUT):
+            try:
+                return await self._watcher.read_position(self.database)
+            except (OSError, WatcherClosed) as error:
+                logger.warning(_UNREADABLE, error)
+                return None
+        logger.warning("a response carries no TXID: the position could not be read within %g s", READ_TIMEOUT)
+        return None

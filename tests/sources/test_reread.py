@@ -1,0 +1,199 @@
+"""The shared look: who gets which, how often, and what is not read."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from litefs_watch import Position, WatcherClosed
+from litefs_watch.core.readings import DirectoryRead, Mount, PositionsRead, Reading
+from litefs_watch.sources.directory import Directory
+from litefs_watch.sources.reread import Reread
+
+SOON = 10.0
+HERE = Position(5, 1)
+
+
+class FakeDirectory(Directory):
+    """Answers at once, or when it is let go; remembers what was asked, and from which thread."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("/litefs"))
+        self.asked: list[frozenset[str] | None] = []
+        self.threads: set[int] = set()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.position = HERE
+
+    def look(self, databases: Iterable[str]) -> DirectoryRead:
+        self._note(None)
+        return DirectoryRead(0.0, Mount.LITEFS, positions=dict.fromkeys(databases, self.position))
+
+    def positions(self, databases: Iterable[str]) -> tuple[PositionsRead, dict[str, str]]:
+        self._note(frozenset(databases))
+        return PositionsRead(0.0, dict.fromkeys(databases, self.position)), {}
+
+    def _note(self, asked: frozenset[str] | None) -> None:
+        position = self.position
+        self.threads.add(threading.get_ident())
+        self.asked.append(asked)
+        self.gate.wait(SOON)
+        self.position = position
+
+
+class Harness:
+    def __init__(self, idle: float = 60.0, blind: float = 0.001) -> None:
+        self.directory = FakeDirectory()
+        self.reports: list[Reading] = []
+        self.awaited: frozenset[str] = frozenset()
+        self.sighted = False
+        self.reread = Reread(
+            self.directory,
+            idle_interval=idle,
+            blind_interval=blind,
+            report=self.reports.append,
+            known=lambda: {"app.db"},
+            awaited=lambda: self.awaited,
+            sighted=lambda: self.sighted,
+        )
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        with anyio.fail_after(SOON):
+            while not condition():
+                await anyio.lowlevel.checkpoint()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Harness]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.reread.run)
+            await self.until(lambda: bool(self.reports))
+            yield self
+            self.directory.gate.set()
+            tasks.cancel_scope.cancel()
+
+
+async def test_the_first_look_is_at_everything_and_off_the_loop() -> None:
+    """A frozen LiteFS would block the thread."""
+    async with Harness().running() as harness:
+        assert harness.directory.asked == [None]
+        assert harness.reread.looked
+        assert threading.get_ident() not in harness.directory.threads
+
+
+async def test_all_who_ask_before_a_look_begins_share_it() -> None:
+    """And who asks while it is under way gets the next: what it saw may be older than the question."""
+    async with Harness().running() as harness:
+        harness.directory.gate.clear()
+        results: list[Position | None] = []
+
+        async def ask() -> None:
+            results.append(await harness.reread.read_position("app.db"))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await harness.until(lambda: len(harness.directory.asked) == 2)
+            for _ in range(50):
+                tasks.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            assert results == []
+            harness.directory.gate.set()
+        assert results == [HERE] * 51
+        assert harness.directory.asked == [None, frozenset({"app.db"}), frozenset({"app.db"})]
+
+
+async def test_who_asks_and_leaves_leaves_nothing() -> None:
+    """A request that timed out while LiteFS was frozen."""
+    async with Harness().running() as harness:
+        harness.directory.gate.clear()
+        for _ in range(3):
+            with anyio.move_on_after(0.01) as scope:
+                await harness.reread.read_position("app.db")
+            assert scope.cancelled_caught
+        assert harness.reread._next.databases <= {"app.db"}
+        harness.directory.gate.set()
+        with anyio.fail_after(SOON):
+            assert await harness.reread.read_position("app.db") == HERE
+
+
+async def test_stopping_fails_those_who_ask() -> None:
+    """Those of the look under way, which may never end, and those of the next."""
+    outcomes: list[str] = []
+    harness = Harness()
+
+    async def ask() -> None:
+        try:
+            await harness.reread.read_position("app.db")
+        except WatcherClosed as error:
+            outcomes.append(str(error))
+
+    async with anyio.create_task_group() as asking, anyio.create_task_group() as reading:
+        reading.start_soon(harness.reread.run)
+        await harness.until(lambda: bool(harness.reports))
+        harness.directory.gate.clear()
+        asking.start_soon(ask)
+        await harness.until(lambda: len(harness.directory.asked) == 2)
+        asking.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        reading.cancel_scope.cancel()
+    harness.directory.gate.set()
+    assert outcomes == ["the watcher was stopped during a read"] * 2
+
+
+async def test_blind_it_looks_often_and_only_at_what_is_awaited() -> None:
+    """A mount without its stream: one look for all waiters."""
+    async with Harness(blind=0.001).running() as harness:
+        harness.awaited = frozenset({"app.db", "b.db"})
+        harness.reread.stir()
+        await harness.until(lambda: len(harness.directory.asked) > 5)
+        assert set(harness.directory.asked[1:]) == {frozenset({"app.db", "b.db"})}
+        harness.awaited = frozenset()
+
+
+@pytest.mark.parametrize(
+    ("awaited", "sighted", "expecting", "interval"),
+    [
+        (frozenset(), False, False, 1.0),
+        (frozenset(), True, False, 1.0),
+        (frozenset({"a"}), True, False, 0.1),
+        (frozenset({"a"}), False, False, 0.005),
+        (frozenset(), True, True, 0.001),
+    ],
+)
+def test_how_often(awaited: frozenset[str], sighted: bool, expecting: bool, interval: float) -> None:
+    """Once a second when idle; every few milliseconds while somebody waits and no source sees replication."""
+    harness = Harness(idle=1.0, blind=0.005)
+    harness.awaited, harness.sighted = awaited, sighted
+    if expecting:
+        harness.reread._expected["a"] = (9, 0.0)
+    assert harness.reread._interval() == interval
+
+
+async def test_an_expected_transaction_is_looked_for_until_it_is_there() -> None:
+    """LiteFS renames the file a moment before it applies it."""
+    async with Harness().running() as harness:
+        harness.reread.expect("app.db", 6)
+        await harness.until(lambda: len(harness.directory.asked) > 3)
+        harness.directory.position = Position(6, 1)
+        await harness.until(lambda: not harness.reread._expected)
+        assert isinstance(harness.reports[-1], PositionsRead)
+
+
+async def test_a_transaction_that_never_comes_is_not_expected_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader may hold replication back."""
+    monkeypatch.setattr("litefs_watch.sources.reread.EXPECTED_FOR", 0.01)
+    async with Harness().running() as harness:
+        harness.reread.expect("app.db", 6)
+        await harness.until(lambda: not harness.reread._expected)
+
+
+async def test_look_at_looks_at_everything_when_it_is_time() -> None:
+    """The state's second look."""
+    async with Harness().running() as harness:
+        harness.reread.look_at(0.0)
+        await harness.until(lambda: harness.directory.asked == [None, None])
