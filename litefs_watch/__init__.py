@@ -17,7 +17,7 @@ What is not exported here is in a module of its own, imported only by who uses i
 """
 
 from litefs_watch.changes import PrimaryChange, Role, TxChange
-from litefs_watch.core.conditions import Subscription
+from litefs_watch.watchers.subscription import Subscription
 from litefs_watch.errors import (
     ConfigError,
     LiteFSWatchError,

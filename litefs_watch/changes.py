@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from litefs_watch.position import Position
 
@@ -17,6 +18,20 @@ class Role(enum.StrEnum):
     """This node follows a primary, which may have no name (a static lease without a hostname)."""
     UNKNOWN = "unknown"
     """No primary is known (a fail-over), LiteFS is down, or nothing has been read yet."""
+
+
+class Standing(NamedTuple):
+    """Who this node is: its role and its primary as one value, so that nobody reads halves of two."""
+
+    role: Role
+    primary: str | None = None
+    """The primary's hostname; None except on a replica of a named one."""
+
+    def __str__(self) -> str:
+        return f"{self.role} of {self.primary}" if self.primary else str(self.role)
+
+
+NOBODY = Standing(Role.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,3 +60,7 @@ class Statistics:
     """Looks at the files."""
     wakes: int
     """Waiters that were woken because what they waited for was there."""
+    timeouts: int = 0
+    """Waits that ended late."""
+    restarts: int = 0
+    """How often a source failed through a fault of litefs_watch and was started anew."""

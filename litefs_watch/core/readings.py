@@ -74,6 +74,9 @@ class TxEvent:
     began: float
     database: str
     position: Position
+    passed: tuple[Position, ...] = ()
+    """Older positions of the same database that came together with this one, oldest first: their TXIDs rise to
+    ``position``'s, and the first is above that of the event reported before. Fewer than `sources.burst.RUN_LIMIT`."""
 
 
 @dataclass(frozen=True, slots=True)

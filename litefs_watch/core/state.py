@@ -19,11 +19,15 @@
 7. **A fault is no evidence.** What could not be read changes nothing.
 8. **Where LiteFS is gone** (no stream, and the mount dead, away, or replaced by the bare directory under it; or no answer
    from anything for some seconds) the role is UNKNOWN, and the positions stay as last known.
+9. **Old news meets nobody.** Once the stream has ended, the mount has died, or an event has said that a position went back,
+   what was known before meets no wait, until a look confirms it that began after that: a node that comes back may have been
+   reset. Nor does a bare TXID meet a wait while the role is UNKNOWN: a node that returns from a crash stands for up to a
+   second in a history that its new primary has not, before LiteFS resets it.
 """
 
 from __future__ import annotations
 
-from litefs_watch.changes import Change, PrimaryChange, Role, TxChange
+from litefs_watch.changes import NOBODY, Change, PrimaryChange, Role, Standing, TxChange
 from litefs_watch.core.readings import (
     DirectoryRead,
     Mount,
@@ -40,30 +44,34 @@ DATABASE_LIMIT = 10_000
 """Databases that are kept in mind. A program that is not LiteFS could name any number of them."""
 
 
-_Claim = tuple[Role, str | None]
-_NOBODY: _Claim = (Role.UNKNOWN, None)
-_UNNAMED: _Claim = (Role.REPLICA, None)
+_PRIMARY = Standing(Role.PRIMARY)
+_UNNAMED = Standing(Role.REPLICA)
+_NEVER = float("-inf")
 
 
 class NodeState:
     """This node's role, its primary, and the position of each database."""
 
     def __init__(self, hostname: str, settle: float) -> None:
-        self.role = Role.UNKNOWN
-        self.primary: str | None = None
+        self.standing = NOBODY
         self.positions: dict[str, Position] = {}
+        """By database, as last known."""
+        self.met: dict[str, Position] = {}
+        """By database: what may meet a wait now (rule 9). Always this very dict: others read it without asking first."""
+        self.risen: set[str] = set()
+        """Databases whose entry in `met` the last reading has set or changed."""
         self.lag_ms: int | None = None
         self.look_again_at: float | None = None
         """When another look at the directory is wanted, on the readings' clock; None: not for the state's sake."""
 
         self._hostname = hostname
         self._settle = settle
-        self._claimed_at = float("-inf")  # when the last accepted claim about the role was read
-        self._candidate: _Claim | None = None  # a claim that has not stayed long enough yet (rule 5) …
+        self._claimed_at = _NEVER  # when the last accepted claim about the role was read
+        self._candidate: Standing | None = None  # a claim that has not stayed long enough yet (rule 5) …
         self._candidate_since = 0.0  # … and when it was first read
-        self._role_event_at = self._looked_at = float("-inf")
+        self._role_event_at = self._looked_at = _NEVER
         self._streaming = False
-        self._stream_claim: _Claim = _NOBODY  # what LiteFS last said on the stream
+        self._stream_claim = NOBODY  # what LiteFS last said on the stream
         self._mounted = False  # LiteFS's own mount has been seen here
         self._away = False  # rule 8: at the last look, there was nothing to look at
 
@@ -71,10 +79,29 @@ class NodeState:
         self._history_since: dict[str, float] = {}  # looks that began earlier may have seen a history that is gone
         self._last_event: dict[str, Position] = {}
         self._doubted: set[str] = set()  # databases whose events may be of a history that is gone (rule 2)
+        self._gone_at = _NEVER  # when LiteFS was last known to be gone (rule 9) …
+        self._went_back_at: dict[str, float] = {}  # … and when an event last said that this database went back
+
+    @property
+    def role(self) -> Role:
+        return self.standing.role
+
+    @property
+    def primary(self) -> str | None:
+        return self.standing.primary
+
+    def forget(self) -> None:
+        """Know nothing any more: nobody watches."""
+        self.standing = NOBODY
+        self.lag_ms = None
+        self.positions.clear()
+        self.met.clear()
 
     def apply(self, reading: Reading) -> list[Change]:
         """Take in what a source saw. Returns what changed by it, in order; `look_again_at` says whether to look again."""
         self.look_again_at = None
+        if self.risen:
+            self.risen = set()
         match reading:
             case TxEvent():
                 changes = self._tx_event(reading)
@@ -87,10 +114,11 @@ class NodeState:
                 changes = self._role_event(reading)
             case StreamEnded():
                 self._streaming = False
-                changes = self._claim(_NOBODY, reading.began, sure=True) if self._away else []
+                self._is_gone(reading.began)
+                changes = self._claim(NOBODY, reading.began, sure=True) if self._away else []
                 self._look_again(reading.began)
             case Silence():
-                changes = self._claim(_NOBODY, reading.began, sure=True)
+                changes = self._claim(NOBODY, reading.began, sure=True)
         if self._candidate is not None and self._candidate_since + self._settle > reading.began:
             self._look_again(self._candidate_since + self._settle)
         return changes
@@ -103,49 +131,77 @@ class NodeState:
     def _look_again(self, at: float) -> None:
         self.look_again_at = at if self.look_again_at is None else min(self.look_again_at, at)
 
+    # Which positions may meet a wait: rule 9.
+
+    def _is_gone(self, at: float) -> None:
+        self._gone_at = max(self._gone_at, at)
+        self.met.clear()
+
+    def _offer(self, database: str) -> None:
+        """Let the database's position meet waits, if it may."""
+        if self.standing.role is Role.UNKNOWN:
+            return
+        read_at = self._read_at[database]
+        if read_at > self._gone_at and read_at > self._went_back_at.get(database, _NEVER):
+            position = self.positions[database]
+            if self.met.get(database) != position:
+                self.met[database] = position
+                self.risen.add(database)
+
     # Positions: rules 1 and 2.
 
     def _read_positions(self, reading: DirectoryRead | PositionsRead) -> list[Change]:
         changes: list[Change] = []
         for database, position in reading.positions.items():
             known = self.positions.get(database)
-            if reading.began < self._history_since.get(database, float("-inf")):
+            if reading.began < self._history_since.get(database, _NEVER):
                 continue
             if known == position:
                 self._read_at[database] = max(self._read_at[database], reading.began)
             elif known is None or position.txid > known.txid:
-                changes += self._set_position(database, position, reading.began)
+                if known is None and self._is_full:
+                    continue
+                changes.append(self._set_position(database, position, reading.began))
                 self._doubted.add(database)
             elif reading.began > self._read_at[database]:
-                changes += self._set_position(database, position, reading.began)
+                changes.append(self._set_position(database, position, reading.began))
                 self._history_since[database] = reading.began
                 self._doubted.add(database)
             if position == self._last_event.get(database):
                 self._doubted.discard(database)  # the stream has come to where the files are
+            self._offer(database)
         return changes
 
     def _tx_event(self, event: TxEvent) -> list[Change]:
-        known = self.positions.get(event.database)
-        self._last_event[event.database] = event.position
-        if known == event.position:
-            self._doubted.discard(event.database)
-            return []
+        database, position = event.database, event.position
+        known = self.positions.get(database)
         if known is None:
-            self._history_since[event.database] = event.began  # a look under way may have seen what was before it
-        if known is None or (event.position.txid > known.txid and event.database not in self._doubted):
-            return self._set_position(event.database, event.position, event.began)
+            if self._is_full:
+                return []
+            self._history_since[database] = event.began  # a look under way may have seen what was before it
+        self._last_event[database] = position
+        if known == position:
+            self._doubted.discard(database)
+            return []
+        if known is None or (position.txid > known.txid and database not in self._doubted):
+            change = self._set_position(database, position, event.began)
+            self._offer(database)
+            return [change]
+        if position.txid <= known.txid:
+            self._went_back_at[database] = event.began
+            self.met.pop(database, None)
         self._look_again(event.began)
         return []
 
-    def _set_position(self, database: str, position: Position, began: float) -> list[Change]:
+    @property
+    def _is_full(self) -> bool:
+        return len(self.positions) >= DATABASE_LIMIT
+
+    def _set_position(self, database: str, position: Position, began: float) -> TxChange:
         previous = self.positions.get(database)
-        if previous is None and len(self.positions) >= DATABASE_LIMIT:
-            self._last_event.pop(database, None)
-            self._history_since.pop(database, None)
-            return []
         self.positions[database] = position
         self._read_at[database] = max(self._read_at.get(database, began), began)
-        return [TxChange(database, position, previous)]
+        return TxChange(database, position, previous)
 
     # The role: rules 3 to 8.
 
@@ -156,48 +212,49 @@ class NodeState:
             self._doubted.update(self.positions)
             self._last_event.clear()
         if event.is_primary:
-            self._stream_claim = (Role.PRIMARY, None)
+            self._stream_claim = _PRIMARY
         elif event.hostname is None or event.hostname == self._hostname:
-            self._stream_claim = _NOBODY
+            self._stream_claim = NOBODY
         else:
-            self._stream_claim = (Role.REPLICA, event.hostname)
+            self._stream_claim = Standing(Role.REPLICA, event.hostname)
         self._look_again(event.began)
         return self._heed_stream(event.began)
 
     def _heed_stream(self, began: float) -> list[Change]:
-        if self._stream_claim == _NOBODY and _UNNAMED in ((self.role, self.primary), self._candidate):
+        if self._stream_claim == NOBODY and _UNNAMED in (self.standing, self._candidate):
             return []  # the stream can't name a primary without a name: only the files tell it from 'none'
-        return self._claim(self._stream_claim, began, sure=Role.PRIMARY in (self._stream_claim[0], self.role))
+        return self._claim(self._stream_claim, began, sure=_PRIMARY in (self._stream_claim, self.standing))
 
     def _read_role(self, read: DirectoryRead) -> list[Change]:
         self._looked_at = read.began
         self._mounted = self._mounted or read.mount is Mount.LITEFS
         self._away = read.mount is Mount.AWAY or (self._mounted and read.mount is Mount.ORDINARY)
         if self._away:
+            self._is_gone(read.began)
             self.lag_ms = None
             if self._streaming:  # a wrong directory, or none yet: LiteFS's own word stands
                 return self._heed_stream(read.began)
-            return self._claim(_NOBODY, read.began, sure=self._mounted)
+            return self._claim(NOBODY, read.began, sure=self._mounted)
         if ".lag" not in read.faults:
             self.lag_ms = read.lag_ms
 
         if read.primary is not None:
             replica = read.primary.hostname != self._hostname
-            return self._claim((Role.REPLICA, read.primary.hostname) if replica else _NOBODY, read.began)
+            return self._claim(Standing(Role.REPLICA, read.primary.hostname) if replica else NOBODY, read.began)
         if read.lag_ms is not None and ".primary" not in read.faults:
-            return self._claim((Role.PRIMARY, None) if read.lag_ms == 0 else _NOBODY, read.began)
+            return self._claim(_PRIMARY if read.lag_ms == 0 else NOBODY, read.began)
         if self._streaming:  # the files prove nothing: what LiteFS last said still stands
             return self._heed_stream(read.began)
         if read.faults.keys().isdisjoint((".", ".primary", ".lag")):
             some_database = read.positions or any(name.endswith("-pos") for name in read.faults)
-            return self._claim((Role.PRIMARY, None) if some_database else _NOBODY, read.began)
+            return self._claim(_PRIMARY if some_database else NOBODY, read.began)
         return []
 
-    def _claim(self, claim: _Claim, began: float, *, sure: bool = False) -> list[Change]:
+    def _claim(self, claim: Standing, began: float, *, sure: bool = False) -> list[Change]:
         if began < self._claimed_at:
             return []
         self._claimed_at = began
-        if claim == (self.role, self.primary):
+        if claim == self.standing:
             self._candidate = None
             return []
         if claim != self._candidate:
@@ -205,6 +262,11 @@ class NodeState:
         if not sure and began < self._candidate_since + self._settle:
             return []
         change = PrimaryChange(*claim, previous_role=self.role, previous_primary=self.primary)
-        self.role, self.primary = claim
+        self.standing = claim
         self._candidate = None
+        if claim.role is Role.UNKNOWN:
+            self.met.clear()
+        else:
+            for database in self.positions:
+                self._offer(database)
         return [change]

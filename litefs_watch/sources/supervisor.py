@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 
@@ -22,6 +23,15 @@ from litefs_watch.status import SourceStatus
 logger = logging.getLogger("litefs_watch")
 
 _CRASH_PAUSE = 1.0  # seconds before a source that failed through a fault of ours runs again
+
+
+class Counts(NamedTuple):
+    """What the sources have done since the start."""
+
+    events: int
+    reconnects: int
+    rereads: int
+    restarts: int
 
 
 class Supervisor:
@@ -43,6 +53,7 @@ class Supervisor:
         self._publish = publish
         self._answered_at = time.monotonic()
         self._answered = anyio.Event()
+        self._restarts = 0
         self._reread = Reread(
             Directory(litefs_dir),
             idle_interval=settings.idle_interval,
@@ -92,9 +103,14 @@ class Supervisor:
         return dict(self._reread.faults)
 
     @property
-    def counts(self) -> tuple[int, int, int]:
-        """Events, reconnects, re-reads."""
-        return self._stream.events, max(0, self._stream.connections - 1), self._reread.looks
+    def counts(self) -> Counts:
+        reconnects = max(0, self._stream.connections - 1)
+        return Counts(self._stream.events, reconnects, self._reread.looks, self._restarts)
+
+    def close(self, reason: str) -> None:
+        """Say that no source runs any more. From any thread; twice is once."""
+        for source in self._sources.values():
+            source.health.down(reason, level=logging.INFO)
 
     def look_at(self, when: float) -> None:
         """Look at the directory at ``when``, on the clock of `time.monotonic`."""
@@ -137,6 +153,7 @@ class Supervisor:
                 return await source.run()
             except Exception as error:
                 logger.exception("a source of litefs_watch failed; running it again")
+                self._restarts += 1
                 source.health.down(f"failed through a fault of litefs_watch: {error!r}")
                 await anyio.sleep(_CRASH_PAUSE)
 

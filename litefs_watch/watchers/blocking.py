@@ -1,33 +1,48 @@
 """The watcher for threads: synchronous applications, and whatever has no event loop.
 
-One daemon thread in each process runs a `Watcher`; the calls here never enter its event loop to wait. What is known is
-read without a lock; what has to be waited for is a matter of `litefs_watch.watchers.inner`.
+One daemon thread in each process serves a run; the calls here never enter its event loop to wait. What is known is read
+without a lock; what has to be waited for is put on the run's board.
 """
 
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401 - its hook at the interpreter's end must be registered before ours
+import logging
 import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.lowlevel import current_token
 
-from litefs_watch.changes import PrimaryChange, Role, TxChange
-from litefs_watch.core.conditions import ChangeT, RoleWaiter, TxWaiter
+from litefs_watch.changes import PrimaryChange, Role, Standing, TxChange
+from litefs_watch.core.waiters import RoleWaiter, TxWaiter
 from litefs_watch.errors import ConfigError, WatcherClosed
 from litefs_watch.position import TXID_MAX, Position, check_txid
 from litefs_watch.settings import Settings, check_timeout
-from litefs_watch.sources.thread import call_soon
 from litefs_watch.status import Statistics, Status
-from litefs_watch.watchers.inner import BlockingSubscription, InnerWatcher
-from litefs_watch.watchers.watcher import KNOWN_PRIMARY
+from litefs_watch.watchers.watcher import (
+    KNOWN_PRIMARY,
+    NO_PRIMARY,
+    check_callback,
+    no_role,
+    require_instance,
+    require_primary,
+)
 
-_START_LIMIT = 10.0  # seconds; a watcher starts within 5, and an event loop within less
+if TYPE_CHECKING:
+    from litefs_watch.watchers.run import Callback, Run
+    from litefs_watch.watchers.subscription import BlockingSubscription
+
+logger = logging.getLogger("litefs_watch")
+
+_START_LIMIT = 10.0  # seconds; an event loop starts within less
+_STOP_LIMIT = 5.0  # seconds; a run ends within less, unless a callback of the application hangs
+_EXIT_LIMIT = 1.0  # seconds; the same at the interpreter's end, which nobody may hold up
 
 
 class _Wake:
@@ -36,7 +51,9 @@ class _Wake:
     def __init__(self) -> None:
         self._asleep = threading.Lock()
         self._asleep.acquire()
-        self.set = self._asleep.release
+
+    def set(self, result: object) -> None:
+        self._asleep.release()
 
     def wait(self, timeout: float | None) -> None:
         """Until it is `set`, or ``timeout`` seconds have passed."""
@@ -56,69 +73,61 @@ class BlockingWatcher:
     def __init__(self, settings: Settings | None = None) -> None:
         _check_threads()
         self.settings = Settings.from_env() if settings is None else settings
-        self._fresh()
-        self._callbacks: list[Callable[[PrimaryChange], object]] = []
+        self._callbacks: list[Callback] = []
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._run = self._new_run(bool)
+        self._met = self._run.board.state.met
         _all.add(self)
 
-    def _fresh(self) -> None:
-        """As in a new process: not started, nothing known."""
-        self._starting = threading.Lock()
-        self._inner = InnerWatcher(self.settings)
-        self._positions = self._inner._state.positions
-        self._thread: threading.Thread | None = None
-        self._up = False
-        self._stopped = False
+    def _new_run(self, on_ready: Callable[[], object]) -> Run:
+        from litefs_watch.watchers.run import Run
+
+        return Run(self.settings, self._callbacks, on_ready)
 
     # Starting and stopping.
 
     def start(self) -> None:
-        """Start now, and wait for LiteFS's first answer, or ``settings.start_timeout`` seconds. Twice is once."""
+        """Start now, and wait for LiteFS's first answer, or ``settings.start_timeout`` seconds. Twice is once.
+
+        Raises `RuntimeError` where no thread can be had, and `WatcherClosed` where it is stopped meanwhile.
+        """
         with self._starting:
-            if self._up:
+            if self._run.running:
                 return
             _check_threads()
-            inner = self._inner = InnerWatcher(self.settings)
-            inner.callbacks = self._callbacks
-            started = threading.Event()
-            failures: list[Exception] = []
-            self._thread = threading.Thread(
-                target=self._serve, args=(inner, started, failures), name="litefs_watch watcher", daemon=True
-            )
-            self._thread.start()
-            if not started.wait(_START_LIMIT):
-                raise RuntimeError(f"the watcher's thread did not start within {_START_LIMIT:g} s")
-            if failures:
-                raise failures[0]
-            self._positions = inner._state.positions
-            self._stopped = False
-            self._up = True
-
-    def _serve(self, inner: InnerWatcher, started: threading.Event, failures: list[Exception]) -> None:
-        async def watch() -> None:
-            inner.token = current_token()
-            self._stop = anyio.Event()
-            async with inner:
-                started.set()
-                await self._stop.wait()
-
-        try:
-            anyio.run(watch)
-        except Exception as error:  # noqa: BLE001 - told to whoever starts it
-            failures.append(error)
-        finally:
-            inner._close()
-            started.set()
+            began, ready = threading.Event(), threading.Event()
+            run = self._new_run(ready.set)
+            thread = threading.Thread(target=_serve, args=(run, began), name="litefs_watch watcher", daemon=True)
+            try:
+                thread.start()
+                self._run, self._thread, self._met = run, thread, run.board.state.met
+                if not began.wait(_START_LIMIT):
+                    raise RuntimeError(f"the watcher's thread did not start within {_START_LIMIT:g} s")
+                ready.wait(self.settings.start_timeout)
+            except BaseException:  # Ctrl-C, too
+                run.stop()
+                raise
+        if run.failure is not None:
+            raise run.failure
+        if run.stopped:
+            raise WatcherClosed("the watcher was stopped while it started")
 
     def stop(self) -> None:
-        """Stop, and wake whoever waits with `WatcherClosed`. Calls then raise it too, until `start`. Twice is once."""
-        with self._starting:
-            self._stopped = True
-            if not self._up:
-                return
-            self._up = False
-            if self._inner.token is not None and self._thread is not None:
-                call_soon(self._inner.token, self._stop.set)
-                self._thread.join()
+        """Stop, and wake whoever waits with `WatcherClosed`. Calls then raise it too, until `start`. Twice is once.
+
+        It returns when the watcher's thread has ended, or after 5 s where a callback holds that up; called from within a
+        callback, at once.
+        """
+        if not self._stop(_STOP_LIMIT):
+            logger.warning("the watcher's thread has not ended within %g s: a callback holds it up", _STOP_LIMIT)
+
+    def _stop(self, limit: float) -> bool:
+        run, thread = self._run, self._thread
+        run.stop()
+        if thread is None or thread is threading.current_thread() or run.token is None:
+            return True
+        return run.ended.wait(limit)
 
     def __enter__(self) -> BlockingWatcher:
         self.start()
@@ -132,15 +141,15 @@ class BlockingWatcher:
     @property
     def running(self) -> bool:
         """Whether it has been started, in this process, and not stopped."""
-        return self._up
+        return self._run.running
 
-    def inner(self) -> InnerWatcher:
-        """The watcher in the thread, started if need be. Raises `WatcherClosed` where it was stopped."""
-        if not self._up:
-            if self._stopped:
+    def _live(self) -> Run:
+        """The run, started if need be: not yet, ended by itself, or not in this process. `WatcherClosed` where stopped."""
+        if not self._run.running:
+            if self._run.stopped:
                 raise WatcherClosed("the watcher was stopped")
             self.start()
-        return self._inner
+        return self._run
 
     # What is known.
 
@@ -150,44 +159,50 @@ class BlockingWatcher:
         return self.settings.node_name
 
     @property
+    def standing(self) -> Standing:
+        """Role and primary as one value, which both are of the same moment."""
+        return self._live().board.state.standing
+
+    @property
     def role(self) -> Role:
         """PRIMARY, REPLICA or UNKNOWN."""
-        return self.inner().role
+        return self.standing.role
 
     @property
     def is_primary(self) -> bool:
         """Whether this node takes the writes. False where that is not known."""
-        return self.inner().is_primary
+        return self.standing.role is Role.PRIMARY
 
     @property
     def primary(self) -> str | None:
         """The primary's hostname; None where it is this node, is not known, or has no name: `role` tells which."""
-        return self.inner().primary
+        return self.standing.primary
 
     @property
     def status(self) -> Status:
         """Everything, as of one moment."""
-        return self.inner().status
+        return self._live().status
 
     def position(self, database: str | None = None) -> Position | None:
         """Where the database is, as last heard; None where it has not been seen."""
-        return self.inner().position(database)
+        return self._live().board.state.positions.get(self.settings.database_or_default(database))
 
     def tx_number(self, database: str | None = None) -> int:
         """The TXID where the database is, as last heard; 0 where it has not been seen."""
-        return self.inner().tx_number(database)
+        position = self.position(database)
+        return 0 if position is None else position.txid
 
     def statistics(self) -> Statistics:
         """Counts, for operators and tests."""
-        return self.inner().statistics()
+        return self._live().statistics()
 
     def ensure_primary(self) -> None:
         """Return on the primary. Raises `NotPrimary` on a replica, and `NoPrimary` where no primary is known."""
-        self.inner().ensure_primary()
+        require_primary(self.standing)
 
     def ensure_instance(self, hostname: str) -> None:
         """Return on the node of that name. Raises `WrongInstance`, a `NotPrimary` that carries ``hostname``, elsewhere."""
-        self.inner().ensure_instance(hostname)
+        require_instance(hostname, self.hostname)
 
     def read_position(self, database: str | None = None) -> Position | None:
         """The position straight from the ``-pos`` file, in this thread; None where there is no such file.
@@ -196,10 +211,10 @@ class BlockingWatcher:
         """
         from litefs_watch.sources.directory import Directory  # not before a watcher is there: it builds the models
 
-        inner = self.inner()
+        self._live()
         name = self.settings.database_or_default(database)
         if self.settings.litefs_dir is None or self.settings.standalone:
-            return inner.position(name)
+            return self.position(name)
         read, faults = Directory(self.settings.litefs_dir).positions([name])
         if faults:
             raise OSError(next(iter(faults.values())))
@@ -216,73 +231,69 @@ class BlockingWatcher:
         Raises `WaitTimeout` (a `TimeoutError`), `WatcherClosed`, `ConfigError` where no database is named, and
         `ValueError` for what is no TXID.
         """
-        if self._up and type(txid) is int and 0 <= txid <= TXID_MAX:
-            known = self._positions.get(self.settings.database if database is None else database)  # type: ignore[arg-type]
-            if known is not None and known.txid >= txid:
+        if type(txid) is int and 0 <= txid <= TXID_MAX:
+            known = self._met.get(self.settings.database if database is None else database)  # type: ignore[arg-type]
+            if known is not None and known.txid >= txid:  # nothing is, once the run has ended
                 return known
-        return self._wait_for_tx(check_txid(txid), self.settings.database_or_default(database), check_timeout(timeout))
-
-    def _wait_for_tx(self, txid: int, name: str, timeout: float | None) -> Position:
-        inner = self.inner()
-        if self.settings.standalone:
-            return Position(txid)
         woken = _Wake()
-        waiter = TxWaiter(name, txid, woken.set)
-        with inner.awaited_tx(waiter, timeout) as waits:
-            if waits:
+        waiter = TxWaiter(self.settings.database_or_default(database), check_txid(txid), woken.set)
+        position: Position = self._wait(waiter, woken, check_timeout(timeout))
+        return position
+
+    def _wait(self, waiter: TxWaiter | RoleWaiter, woken: _Wake, timeout: float | None) -> Any:
+        run = self._live()
+        if run.begin_wait(waiter, timeout):
+            try:
                 woken.wait(timeout)
-        return inner.outcome_of_tx(waiter, timeout)
+            finally:
+                run.board.leave(waiter)
+        return run.result_of(waiter, timeout)
 
     def wait_for_primary(self, *, timeout: float | None = None) -> str | None:
         """Wait until a primary is known. Returns its hostname; None where it is this node (or has no name: see `role`).
 
         Raises `WaitTimeout` after ``timeout`` seconds, and `WatcherClosed`.
         """
-        return self._wait_for_role(KNOWN_PRIMARY, timeout, "no primary is known")
+        return self._wait_for_role(KNOWN_PRIMARY, timeout, NO_PRIMARY).primary
 
     def wait_for_role(self, role: Role | str, *, timeout: float | None = None) -> None:
         """Wait until this node has that role. Raises `WaitTimeout` after ``timeout`` seconds, and `WatcherClosed`."""
-        self._wait_for_role(frozenset((Role(role),)), timeout, f"this node did not become {Role(role)}")
+        self._wait_for_role(frozenset((Role(role),)), timeout, no_role(Role(role)))
 
-    def _wait_for_role(self, wanted: frozenset[Role], timeout: float | None, what: str) -> str | None:
-        check_timeout(timeout)
-        inner = self.inner()
+    def _wait_for_role(self, wanted: frozenset[Role], timeout: float | None, late: str) -> Standing:
         woken = _Wake()
-        waiter = RoleWaiter(wanted, woken.set)
-        with inner.awaited_role(waiter, timeout) as waits:
-            if waits:
-                woken.wait(timeout)
-        return inner.outcome_of_role(waiter, timeout, what)
+        standing: Standing = self._wait(RoleWaiter(wanted, late, woken.set), woken, check_timeout(timeout))
+        return standing
 
     # Subscribing.
 
     def changes(self) -> BlockingSubscription[TxChange | PrimaryChange]:
         """Every change from this call on: transactions (of each database the newest) and changes of the primary (all)."""
-        return self._subscribe(BlockingSubscription(self.inner(), (TxChange, PrimaryChange)))
+        return self._subscribe((TxChange, PrimaryChange))
 
     def primary_changes(self) -> BlockingSubscription[PrimaryChange]:
         """Every change of the role or the primary from this call on."""
-        return self._subscribe(BlockingSubscription(self.inner(), (PrimaryChange,)))
+        return self._subscribe((PrimaryChange,))
 
-    def _subscribe(self, subscription: BlockingSubscription[ChangeT]) -> BlockingSubscription[ChangeT]:
-        inner = subscription._inner
-        with inner.lock:
-            inner.blocking_subscriptions.add(subscription)  # type: ignore[arg-type]
-        return subscription
+    def _subscribe(self, accepts: tuple[type, ...]) -> BlockingSubscription[Any]:
+        from litefs_watch.watchers.subscription import BlockingSubscription
 
-    def on_primary_change(self, callback: Callable[[PrimaryChange], object]) -> Callable[[], None]:
+        return BlockingSubscription(self._live(), accepts)
+
+    def on_primary_change(self, callback: Callback) -> Callable[[], None]:
         """Call ``callback`` in the watcher's thread with each change of the primary. Returns what ends that.
 
         It must be quick: nothing else is seen meanwhile. What it raises is logged. A forked child keeps it, and calls it
-        once a watcher of its own runs, which its first other call starts.
+        once a watcher of its own runs, which its first other call starts. Raises `TypeError` for a coroutine function.
         """
+        check_callback(callback)
         self._callbacks.append(callback)
 
         def end() -> None:
             if callback in self._callbacks:
                 self._callbacks.remove(callback)
 
-        self.inner()
+        self._live()
         return end
 
 
@@ -299,24 +310,42 @@ def _check_threads() -> None:
             )
 
 
+def _serve(run: Run, began: threading.Event) -> None:
+    """The watcher's thread. Never holds the `BlockingWatcher`, so that one that is dropped can be collected."""
+
+    async def watch() -> None:
+        began.set()
+        await run.serve()
+
+    try:
+        anyio.run(watch)
+    except Exception as error:
+        run.failure = error
+        logger.exception("the watcher's thread failed")
+    finally:
+        run.end("the watcher's thread has ended")
+        run.ended.set()
+        began.set()
+
+
 _all: weakref.WeakSet[BlockingWatcher] = weakref.WeakSet()
-_orphans: list[object] = []  # of the parent, after a fork: kept, since finalising a foreign event loop would speak of it
 
 
 def _after_fork() -> None:
     """The child has the parent's memory and none of its threads; locks may be held by threads that are gone."""
     for watcher in list(_all):
-        stopped = watcher._stopped
-        _orphans.append(watcher._inner)
-        watcher._inner.after_fork()
-        watcher._fresh()
-        watcher._stopped = stopped
+        watcher._starting = threading.Lock()
+        watcher._thread = None
 
 
 def _at_exit() -> None:
+    """Wake whoever waits: the interpreter waits for threads that are no daemons, and for those of pools."""
     for watcher in list(_all):
-        watcher.stop()
+        watcher._stop(_EXIT_LIMIT)
 
 
 os.register_at_fork(after_in_child=_after_fork)
 atexit.register(_at_exit)
+# atexit's functions run only after those threads have ended. What runs before is known to `threading` alone, and has a name
+# there that is not for others; concurrent.futures uses it, too, and joins its threads then. Ours runs before: last in, first out.
+getattr(threading, "_register_atexit", bool)(_at_exit)

@@ -6,18 +6,22 @@ ASGI no code of the application runs at the start. One `BlockingWatcher` serves 
 
 from __future__ import annotations
 
-import anyio
-from anyio.lowlevel import current_token
+from functools import partial
+from typing import Any
 
-from litefs_watch.changes import Role
-from litefs_watch.core.conditions import RoleWaiter, TxWaiter
+import anyio
+from anyio.lowlevel import checkpoint_if_cancelled, current_token
+
+from litefs_watch.changes import Role, Standing
+from litefs_watch.core.waiters import RoleWaiter, TxWaiter
 from litefs_watch.errors import WatcherClosed
 from litefs_watch.position import Position, check_txid
 from litefs_watch.settings import Settings, check_timeout
 from litefs_watch.sources.thread import CallThread, call_soon
 from litefs_watch.watchers.blocking import BlockingWatcher
-from litefs_watch.watchers.inner import InnerWatcher
-from litefs_watch.watchers.watcher import KNOWN_PRIMARY, spawn, wait
+from litefs_watch.watchers.parking import Spot, spot_in
+from litefs_watch.watchers.run import Run
+from litefs_watch.watchers.watcher import KNOWN_PRIMARY, NO_PRIMARY, no_role, spawn
 
 
 class AwaitableWatcher:
@@ -42,65 +46,68 @@ class AwaitableWatcher:
         """
         await self._running()
 
-    async def _running(self) -> InnerWatcher:
+    async def _running(self) -> Run:
         if not self.watcher.running:
             starter = CallThread("litefs_watch start")
             try:
-                await starter.run(self.watcher.inner)
+                await starter.run(self.watcher._live)
             finally:
                 starter.close()
-        return self.watcher.inner()
+        return self.watcher._live()
+
+    async def _wait(self, waiter: TxWaiter | RoleWaiter, spot: Spot, timeout: float | None) -> Any:
+        token = current_token()
+        waiter.wake = lambda result: call_soon(token, partial(spot.wake, result))
+        run = await self._running()
+        if run.begin_wait(waiter, timeout):
+            try:
+                await spot.wait(timeout)
+            finally:
+                run.board.leave(waiter)
+        return run.result_of(waiter, timeout)
 
     async def wait_for_tx(self, txid: int, *, database: str | None = None, timeout: float | None = None) -> Position:
         """As `Watcher.wait_for_tx`, with the same errors."""
-        name = self.settings.database_or_default(database)
-        txid = check_txid(txid)
-        check_timeout(timeout)
-        inner = await self._running()
-        if self.settings.standalone:
-            return Position(txid)
-        token, woken = current_token(), anyio.Event()
-        waiter = TxWaiter(name, txid, lambda: call_soon(token, woken.set))
-        with inner.awaited_tx(waiter, timeout) as waits:
-            if waits:
-                await wait(woken, timeout)
-        return inner.outcome_of_tx(waiter, timeout)
+        await checkpoint_if_cancelled()
+        spot = spot_in(current_token())
+        waiter = TxWaiter(self.settings.database_or_default(database), check_txid(txid), spot.wake)
+        position: Position = await self._wait(waiter, spot, check_timeout(timeout))
+        return position
 
     async def wait_for_primary(self, *, timeout: float | None = None) -> str | None:
         """As `Watcher.wait_for_primary`, with the same errors."""
-        return await self._wait_for_role(KNOWN_PRIMARY, timeout, "no primary is known")
+        return (await self._wait_for_role(KNOWN_PRIMARY, timeout, NO_PRIMARY)).primary
 
     async def wait_for_role(self, role: Role | str, *, timeout: float | None = None) -> None:
         """As `Watcher.wait_for_role`, with the same errors."""
-        await self._wait_for_role(frozenset((Role(role),)), timeout, f"this node did not become {Role(role)}")
+        await self._wait_for_role(frozenset((Role(role),)), timeout, no_role(Role(role)))
 
-    async def _wait_for_role(self, wanted: frozenset[Role], timeout: float | None, what: str) -> str | None:
-        check_timeout(timeout)
-        inner = await self._running()
-        token, woken = current_token(), anyio.Event()
-        waiter = RoleWaiter(wanted, lambda: call_soon(token, woken.set))
-        with inner.awaited_role(waiter, timeout) as waits:
-            if waits:
-                await wait(woken, timeout)
-        return inner.outcome_of_role(waiter, timeout, what)
+    async def _wait_for_role(self, wanted: frozenset[Role], timeout: float | None, late: str) -> Standing:
+        await checkpoint_if_cancelled()
+        spot = spot_in(current_token())
+        standing: Standing = await self._wait(RoleWaiter(wanted, late, spot.wake), spot, check_timeout(timeout))
+        return standing
 
     async def read_position(self, database: str | None = None) -> Position | None:
         """As `Watcher.read_position`, with the same errors. The read is the watcher's, and shared with all who ask then."""
         name = self.settings.database_or_default(database)
-        inner = await self._running()
+        run = await self._running()
+        if run.supervisor is None:
+            return self.watcher.position(name)
+        supervisor = run.supervisor
         token, done = current_token(), anyio.Event()
         results: list[Position | None] = []
         errors: list[Exception] = []
 
         async def read() -> None:
             try:
-                results.append(await inner.read_position(name))
+                results.append(await supervisor.read_position(name))
             except Exception as error:  # noqa: BLE001 - handed to the task that asked
                 errors.append(error)
             finally:
                 call_soon(token, done.set)
 
-        if inner.token is not None and call_soon(inner.token, lambda: spawn(read)):
+        if run.token is not None and call_soon(run.token, lambda: spawn(read)):
             await done.wait()
         if errors:
             raise errors[0]

@@ -1,45 +1,67 @@
-"""The watcher: puts readings through the state, and wakes whoever waits.
-
-Applying a reading and waking is one synchronous step, and so is 'is it there? else wake me': on one event loop, neither can
-come between the two halves of the other.
-"""
+"""The watcher for an event loop: what applications on asyncio and trio call. What it knows and who waits is its run's matter."""
 
 from __future__ import annotations
 
-import logging
+import inspect
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled, current_token
 
-from litefs_watch.changes import PrimaryChange, Role, TxChange
-from litefs_watch.core.conditions import ChangeT, RoleWaiter, RoleWaiters, Subscription, Subscriptions, TxWaiter, TxWaiters
-from litefs_watch.core.readings import NEVER_REPLICATED_MS, Reading, RoleEvent, TxEvent
-from litefs_watch.core.state import NodeState
-from litefs_watch.errors import NoPrimary, NotPrimary, WaitTimeout, WatcherClosed, WrongInstance
+from litefs_watch.changes import NOBODY, PrimaryChange, Role, Standing, TxChange
+from litefs_watch.core.waiters import RoleWaiter, TxWaiter
+from litefs_watch.errors import NoPrimary, NotPrimary, WatcherClosed, WrongInstance
 from litefs_watch.position import Position, check_txid
 from litefs_watch.settings import Settings, check_timeout
 from litefs_watch.status import Statistics, Status
+from litefs_watch.watchers.parking import spot_in
 
 if TYPE_CHECKING:
     import asyncio
 
-    from litefs_watch.sources.supervisor import Supervisor
-
-logger = logging.getLogger("litefs_watch")
+    from litefs_watch.watchers.run import Callback, Run
+    from litefs_watch.watchers.subscription import Subscription
 
 KNOWN_PRIMARY = frozenset((Role.PRIMARY, Role.REPLICA))
+NO_PRIMARY = "no primary is known"
+
+
+def no_role(role: Role) -> str:
+    """What did not happen, where a wait for ``role`` ends late."""
+    return f"this node did not become {role}"
+
+
+def check_callback(callback: Callback) -> None:
+    """Raise `TypeError` for a coroutine function: nobody would await it."""
+    if not callable(callback) or inspect.iscoroutinefunction(callback):
+        raise TypeError(f"on_primary_change takes a plain function, not {callback!r}; async code iterates primary_changes()")
+
+
+def require_primary(standing: Standing) -> None:
+    """Raise `NotPrimary` on a replica, and `NoPrimary` where no primary is known."""
+    if standing.role is Role.UNKNOWN:
+        raise NoPrimary("no primary is known at this moment: a fail-over is under way, or LiteFS is down")
+    if standing.role is Role.REPLICA:
+        raise NotPrimary(standing.primary)
+
+
+def require_instance(wanted: str, hostname: str) -> None:
+    """Raise `WrongInstance` unless the two are the same."""
+    if wanted != hostname:
+        raise WrongInstance(wanted, f"this node is {hostname!r}: run this on {wanted!r}")
 
 
 class Watcher:
     """Knows each database's position and the primary of one LiteFS node, and wakes whoever waits, the moment it changes.
 
     Use it as an async context manager, as an application's ``lifespan``, or through `start` and `stop`, on asyncio or trio.
-    All calls belong to the event loop that it was started in; `BlockingWatcher` is for threads.
+    Calls that wait, and subscriptions, belong to the event loop that it was started in, and raise `RuntimeError` in any
+    other; `BlockingWatcher` is for threads. Not started, stopped, or ended with its event loop, it knows nothing: the role is
+    UNKNOWN, and calls that wait raise `WatcherClosed`.
 
     Starting takes at most ``settings.start_timeout`` seconds and never fails because LiteFS is down or not mounted yet:
     the role is then UNKNOWN, and heals by itself. Without an argument the settings come from `Settings.from_env`.
@@ -47,64 +69,44 @@ class Watcher:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = Settings.from_env() if settings is None else settings
-        self._running = False
-        self._scope: anyio.CancelScope | None = None
-        self._finished: anyio.Event | None = None
-        self._reset()
+        self._callbacks: list[Callback] = []
+        self._run = self._new_run(bool)
 
-    def _reset(self) -> None:
-        settings = self.settings
-        self._state = NodeState(settings.node_name, settings.settle)
-        self._tx_waiters = TxWaiters()
-        self._role_waiters = RoleWaiters()
-        self._subscriptions = Subscriptions()
-        self._wakes = 0
-        self._ready = anyio.Event()
-        self._supervisor: Supervisor | None = None
-        if settings.standalone or settings.litefs_dir is None:
-            self._state.apply(RoleEvent(time.monotonic(), is_primary=True, hostname=None))
-            self._ready.set()
-        else:
-            # Imported with the first watcher: h11, watchfiles and the models are half of what the package costs.
-            from litefs_watch.sources.supervisor import Supervisor
+    def _new_run(self, on_ready: Callable[[], object]) -> Run:
+        # Imported with the first watcher: h11, watchfiles and the models are half of what the package costs.
+        from litefs_watch.watchers.run import Run
 
-            self._supervisor = Supervisor(
-                settings,
-                settings.litefs_dir,
-                publish=self._publish,
-                known=self._known_databases,
-                awaited=self._awaited_databases,
-            )
+        return Run(self.settings, self._callbacks, on_ready)
 
     # Starting and stopping.
 
     async def start(self) -> None:
         """Start watching, and wait for LiteFS's first answer, or ``settings.start_timeout`` seconds.
 
-        No task of the caller's has to stay: `stop` may be called from another one. Raises `RuntimeError` when the watcher
-        is running already. A stopped watcher can be started again.
+        No task of the caller's has to stay: `stop` may be called from another one. A stopped watcher can be started again.
+        Raises `RuntimeError` when the watcher is running already, and `WatcherClosed` where it is stopped meanwhile.
         """
-        if self._running:
+        if self._run.running:
             raise RuntimeError("this watcher is running already")
-        self._reset()
-        self._running = True
-        self._finished = anyio.Event()
-        spawn(self._run)
+        self._run.end("started anew")  # of a loop that was closed with its tasks left in it
+        ready = anyio.Event()
+        run = self._run = self._new_run(ready.set)
+        spawn(run.serve)
         try:
             with anyio.move_on_after(self.settings.start_timeout):
-                await self._ready.wait()
+                await ready.wait()
         except BaseException:
-            await self.stop()
+            await _stop(run)
             raise
+        if run.board.closed:
+            raise WatcherClosed("the watcher was stopped while it started") from run.failure
 
     async def stop(self) -> None:
-        """Stop watching. Whoever waits is woken with `WatcherClosed`; subscriptions end. Stopping twice does nothing."""
-        self._close()
-        if self._scope is not None:
-            self._scope.cancel()
-        if self._finished is not None:
-            with anyio.CancelScope(shield=True):
-                await self._finished.wait()
+        """Stop watching. Whoever waits is woken with `WatcherClosed`; subscriptions end. Stopping twice does nothing.
+
+        In the watcher's own event loop it waits until all is over; from any other, the rest happens there.
+        """
+        await _stop(self._run)
 
     async def __aenter__(self) -> Watcher:
         await self.start()
@@ -121,70 +123,12 @@ class Watcher:
         async with self:
             yield {"litefs": self}
 
-    async def _run(self) -> None:
-        finished = self._finished
-        try:
-            with anyio.CancelScope() as self._scope:
-                if not self._running:  # stopped before it began
-                    return
-                if self._supervisor is None:
-                    await anyio.sleep_forever()
-                else:
-                    await self._supervisor.run()
-        except Exception:
-            logger.exception("the watcher failed through a fault of litefs_watch")
-        finally:
-            self._close()  # also where the event loop itself ends
-            if finished is not None:
-                finished.set()
-
-    def _close(self) -> None:
-        if self._running:
-            self._running = False
-            self._tx_waiters.close()
-            self._role_waiters.close()
-            self._subscriptions.close()
-
-    def _check_running(self) -> None:
-        if not self._running:
-            raise WatcherClosed("the watcher is not running: start it in the application's lifespan, or with start()")
-
-    # From readings to whoever waits.
-
-    def _publish(self, reading: Reading) -> None:
-        changes = self._state.apply(reading)
-        for change in changes:
-            self._announce(change)
-        if (supervisor := self._supervisor) is not None:
-            if self._state.look_again_at is not None:
-                if isinstance(reading, TxEvent):
-                    supervisor.look(reading.database)
-                else:
-                    supervisor.look_at(self._state.look_again_at)
-            if not self._ready.is_set() and supervisor.answered and self._state.settled:
-                self._ready.set()
-
-    def _announce(self, change: TxChange | PrimaryChange) -> None:
-        """Wake those whom a change concerns."""
-        if isinstance(change, TxChange):
-            self._wakes += self._tx_waiters.publish(change.database, change.position)
-        else:
-            logger.info("role: %s%s", change.role, f" of {change.primary}" if change.primary else "")
-            self._wakes += self._role_waiters.publish(change)
-        self._subscriptions.publish(change)
-
-    def _awaited_databases(self) -> frozenset[str]:
-        return self._tx_waiters.databases
-
-    def _known_databases(self) -> set[str]:
-        return self._state.positions.keys() | ({self.settings.database} if self.settings.database else set())
-
     # What is known.
 
     @property
     def running(self) -> bool:
-        """Whether it has been started and not stopped."""
-        return self._running
+        """Whether it has been started and not stopped, in an event loop that is still there."""
+        return self._run.running
 
     @property
     def hostname(self) -> str:
@@ -192,72 +136,69 @@ class Watcher:
         return self.settings.node_name
 
     @property
+    def standing(self) -> Standing:
+        """Role and primary as one value, which both are of the same moment."""
+        run = self._run
+        return run.board.state.standing if run.running else NOBODY
+
+    @property
     def role(self) -> Role:
         """PRIMARY, REPLICA or UNKNOWN."""
-        return self._state.role
+        return self.standing.role
 
     @property
     def is_primary(self) -> bool:
         """Whether this node takes the writes. False where that is not known."""
-        return self._state.role is Role.PRIMARY
+        return self.standing.role is Role.PRIMARY
 
     @property
     def primary(self) -> str | None:
         """The primary's hostname; None where it is this node, is not known, or has no name: `role` tells which."""
-        return self._state.primary
+        return self.standing.primary
 
     @property
     def status(self) -> Status:
         """Everything, as of one moment."""
-        state, supervisor = self._state, self._supervisor
-        replicated = None if state.lag_ms is None else state.lag_ms != NEVER_REPLICATED_MS
-        return Status(
-            hostname=self.hostname,
-            role=state.role,
-            primary=state.primary,
-            positions=MappingProxyType(dict(state.positions)),
-            lag=state.lag_ms / 1000 if state.lag_ms is not None and replicated else None,
-            replicated=replicated,
-            sources=MappingProxyType(supervisor.status if supervisor else {}),
-            faults=MappingProxyType(supervisor.faults if supervisor else {}),
-        )
+        return self._known_run().status
 
     def position(self, database: str | None = None) -> Position | None:
         """Where the database is, as last heard; None where it has not been seen."""
-        return self._state.positions.get(self.settings.database_or_default(database))
+        return self._known_run().board.state.positions.get(self.settings.database_or_default(database))
 
     def tx_number(self, database: str | None = None) -> int:
         """The TXID where the database is, as last heard; 0 where it has not been seen."""
         position = self.position(database)
         return 0 if position is None else position.txid
 
+    def _known_run(self) -> Run:
+        """The run to ask for what is known; ended first, where its event loop is gone."""
+        run = self._run
+        if run.token is not None and not run.running:
+            run.end("the watcher's event loop is gone")
+        return run
+
     async def read_position(self, database: str | None = None) -> Position | None:
         """The position straight from the ``-pos`` file, off the loop's thread; None where there is no such file.
 
         Shared with all who ask at the same time. It waits as long as LiteFS is frozen; bound it with `anyio.fail_after`.
-        Raises `OSError` where the file is unreadable, and `WatcherClosed`.
+        Raises `OSError` where the file is unreadable, `WatcherClosed`, and `RuntimeError` in another event loop.
         """
         name = self.settings.database_or_default(database)
-        self._check_running()
-        return await self._supervisor.read_position(name) if self._supervisor else self.position(name)
+        run = self._run
+        run.check_loop()
+        return await run.supervisor.read_position(name) if run.supervisor else self.position(name)
 
     def statistics(self) -> Statistics:
         """Counts, for operators and tests."""
-        events, reconnects, rereads = self._supervisor.counts if self._supervisor else (0, 0, 0)
-        waiters = len(self._tx_waiters) + len(self._role_waiters)
-        return Statistics(waiters, len(self._subscriptions), events, reconnects, rereads, self._wakes)
+        return self._run.statistics()
 
     def ensure_primary(self) -> None:
         """Return on the primary. Raises `NotPrimary` on a replica, and `NoPrimary` where no primary is known."""
-        if self.role is Role.UNKNOWN:
-            raise NoPrimary("no primary is known at this moment: a fail-over is under way, or LiteFS is down")
-        if self.role is Role.REPLICA:
-            raise NotPrimary(self.primary)
+        require_primary(self.standing)
 
     def ensure_instance(self, hostname: str) -> None:
         """Return on the node of that name. Raises `WrongInstance`, a `NotPrimary` that carries ``hostname``, elsewhere."""
-        if hostname != self.hostname:
-            raise WrongInstance(hostname, f"this node is {self.hostname!r}: run this on {hostname!r}")
+        require_instance(hostname, self.hostname)
 
     # Waiting.
 
@@ -265,100 +206,102 @@ class Watcher:
         """Wait until the database has transaction ``txid`` (0 to 2^64-1), for at most ``timeout`` seconds.
 
         Returns the position that satisfied it, at once where it is there already. A database that does not exist yet is
-        waited for. Call it before any BEGIN: an open read transaction on a replica stops that database's replication.
+        waited for, and so is a primary: while none is known, nothing tells whether what is here will stay. Call it before
+        any BEGIN: an open read transaction on a replica stops that database's replication.
 
-        Raises `WaitTimeout` (a `TimeoutError`), `WatcherClosed`, `ConfigError` where no database is named, and
-        `ValueError` for what is no TXID.
+        Always a cancellation point; other tasks run only where it waits.
+
+        Raises `WaitTimeout` (a `TimeoutError`), `WatcherClosed`, `ConfigError` where no database is named, `ValueError` for
+        what is no TXID, and `RuntimeError` where it would wait in another event loop than the watcher's.
         """
-        name = self.settings.database_or_default(database)
+        await checkpoint_if_cancelled()
+        run, name = self._run, self.settings.database_or_default(database)
         txid = check_txid(txid)
         check_timeout(timeout)
-        self._check_running()
-        known = self._state.positions.get(name)
-        if known is not None and known.txid >= txid:
+        known = run.board.state.met.get(name)
+        if known is not None and known.txid >= txid and run.running:
             return known
-        if self._supervisor is None:
-            return Position(txid)
-        event = anyio.Event()
-        waiter = TxWaiter(name, txid, event.set)
-        if timeout is None or timeout > 0:
-            self._tx_waiters.add(waiter)
+        run.check_loop()
+        spot = spot_in(current_token())
+        waiter = TxWaiter(name, txid, spot.wake)
+        if run.begin_wait(waiter, timeout):
             try:
-                self._supervisor.hurry(name)
-                await wait(event, timeout)
+                await spot.wait(timeout)
             finally:
-                self._tx_waiters.discard(waiter)
-        if waiter.position is not None:
-            return waiter.position
-        if waiter.closed:
-            raise WatcherClosed(f"the watcher was stopped while transaction {txid} of {name} was waited for")
-        raise self._late(name, txid, timeout)
+                run.board.leave(waiter)
+        position: Position = run.result_of(waiter, timeout)
+        return position
 
     async def wait_for_primary(self, *, timeout: float | None = None) -> str | None:
         """Wait until a primary is known. Returns its hostname; None where it is this node (or has no name: see `role`).
 
-        Raises `WaitTimeout` after ``timeout`` seconds, and `WatcherClosed`.
+        A cancellation point, as `wait_for_tx` is. Raises `WaitTimeout` after ``timeout`` seconds, `WatcherClosed`, and
+        `RuntimeError` in another event loop than the watcher's.
         """
-        return await self._wait_for_role(KNOWN_PRIMARY, timeout, "no primary is known")
+        return (await self._wait_for_role(KNOWN_PRIMARY, timeout, NO_PRIMARY)).primary
 
     async def wait_for_role(self, role: Role | str, *, timeout: float | None = None) -> None:
-        """Wait until this node has that role. Raises `WaitTimeout` after ``timeout`` seconds, and `WatcherClosed`."""
-        await self._wait_for_role(frozenset((Role(role),)), timeout, f"this node did not become {Role(role)}")
+        """Wait until this node has that role. A cancellation point, with the errors of `wait_for_primary`."""
+        await self._wait_for_role(frozenset((Role(role),)), timeout, no_role(Role(role)))
 
-    async def _wait_for_role(self, wanted: frozenset[Role], timeout: float | None, what: str) -> str | None:
+    async def _wait_for_role(self, wanted: frozenset[Role], timeout: float | None, late: str) -> Standing:
+        await checkpoint_if_cancelled()
         check_timeout(timeout)
-        self._check_running()
-        if self.role in wanted:
-            return self.primary
-        event = anyio.Event()
-        waiter = RoleWaiter(wanted, event.set)
-        if timeout is None or timeout > 0:
-            self._role_waiters.add(waiter)
+        run = self._run
+        run.check_loop()
+        spot = spot_in(current_token())
+        waiter = RoleWaiter(wanted, late, spot.wake)
+        if run.begin_wait(waiter, timeout):
             try:
-                await wait(event, timeout)
+                await spot.wait(timeout)
             finally:
-                self._role_waiters.discard(waiter)
-        if waiter.reached is not None:
-            return waiter.reached.primary
-        if waiter.closed:
-            raise WatcherClosed("the watcher was stopped while a role was waited for")
-        raise WaitTimeout(f"{what} within {timeout:g} s; it is {self._who()}")
-
-    def _late(self, database: str, txid: int, timeout: float | None) -> WaitTimeout:
-        here = self._state.positions.get(database)
-        seen = f"is at {here.txid}" if here else "has not been seen"
-        return WaitTimeout(
-            f"{database} did not reach transaction {txid} within {timeout:g} s: it {seen}; this node is {self._who()}"
-        )
-
-    def _who(self) -> str:
-        return f"{self.role} of {self.primary}" if self.primary else str(self.role)
+                run.board.leave(waiter)
+        standing: Standing = run.result_of(waiter, timeout)
+        return standing
 
     # Subscribing.
 
     def changes(self) -> Subscription[TxChange | PrimaryChange]:
         """Every change from this call on: transactions (of each database the newest) and changes of the primary (all).
 
-        Raises `WatcherClosed`.
+        Raises `WatcherClosed`, and `RuntimeError` outside of the watcher's event loop.
         """
-        return self._subscribe(Subscription((TxChange, PrimaryChange)))
+        return self._subscribe((TxChange, PrimaryChange))
 
     def primary_changes(self) -> Subscription[PrimaryChange]:
-        """Every change of the role or the primary from this call on. Raises `WatcherClosed`."""
-        return self._subscribe(Subscription((PrimaryChange,)))
+        """Every change of the role or the primary from this call on. Raises what `changes` raises."""
+        return self._subscribe((PrimaryChange,))
 
-    def _subscribe(self, subscription: Subscription[ChangeT]) -> Subscription[ChangeT]:
-        self._check_running()
-        return self._subscriptions.add(subscription)
+    def _subscribe(self, accepts: tuple[type, ...]) -> Subscription[Any]:
+        from litefs_watch.watchers.subscription import Subscription
+
+        return Subscription(self._run, accepts)
+
+    def on_primary_change(self, callback: Callback) -> Callable[[], None]:
+        """Call ``callback`` in the event loop's thread with each change of the primary. Returns what ends that.
+
+        It must be quick: nothing else is seen meanwhile. What it raises is logged. It may be given before the start, and
+        outlives a stop. Raises `TypeError` for a coroutine function.
+        """
+        check_callback(callback)
+        self._callbacks.append(callback)
+
+        def end() -> None:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+        return end
 
 
-async def wait(event: anyio.Event, timeout: float | None) -> None:
-    """Until the event is set, or ``timeout`` seconds have passed."""
-    if timeout is None:
-        await event.wait()
-    else:
-        with anyio.move_on_after(timeout):
-            await event.wait()
+async def _stop(run: Run) -> None:
+    run.stop()
+    try:
+        here = current_token() == run.token
+    except RuntimeError:  # no event loop
+        here = False
+    if here:
+        with anyio.CancelScope(shield=True):
+            await run.wait_for_end()
 
 
 def spawn(function: Callable[[], Awaitable[None]]) -> None:

@@ -103,13 +103,14 @@ def test_a_read_waits(ask: Ask, node: SimulatedNode) -> None:
     """In the thread, or on the loop; woken by the transaction."""
     watcher = get_watcher()
     watcher.wait_for_tx(1, timeout=SOON)
-    add, inner = watcher.inner().blocked_on_tx.add, watcher.inner()
+    inner = watcher._live().board
+    add = inner._tx_waiters.add
 
     def add_and_commit(waiter: Any) -> None:
         add(waiter)
         threading.Thread(target=node.commit).start()
 
-    inner.blocked_on_tx.add = add_and_commit  # type: ignore[method-assign]
+    inner._tx_waiters.add = add_and_commit  # type: ignore[method-assign]
     response = ask(page, "GET", "/", cookie="txnum=2")
     assert (response.status_code, response.content) == (200, b"page")
     assert response.headers["vary"] == "cookie"

@@ -26,7 +26,7 @@ from litefs_watch import (
     Watcher,
     WatcherClosed,
 )
-from litefs_watch.core.conditions import RoleWaiter, TxWaiter
+from litefs_watch.core.waiters import RoleWaiter, TxWaiter
 from litefs_watch.testing import SimulatedNode
 
 SOON = 10.0
@@ -66,7 +66,7 @@ def test_it_starts_by_itself(node: SimulatedNode) -> None:
 
 def test_a_transaction_that_is_there_is_returned_without_a_lock(node: SimulatedNode, watcher: BlockingWatcher) -> None:
     """One comparison: even while somebody holds the lock."""
-    with watcher._inner.lock:
+    with watcher._run.board.lock:
         assert watcher.wait_for_tx(1) == node.position()
         assert watcher.wait_for_tx(0, database="app.db") == node.position()
 
@@ -154,7 +154,8 @@ def test_primary_changes_is_a_plain_iterator(node: SimulatedNode, watcher: Block
     watcher.wait_for_tx(2, timeout=SOON)
     node.set_primary("node-b")
     assert next(changes) == PrimaryChange(Role.REPLICA, "node-b", Role.PRIMARY, None)
-    assert changes.take(timeout=0.01) is None
+    with pytest.raises(WaitTimeout):
+        changes.take(timeout=0.01)
     node.lose_primary()
     watcher.wait_for_role(Role.UNKNOWN, timeout=SOON)
     watcher.stop()
@@ -173,28 +174,26 @@ def test_a_closed_subscription_ends_its_iterator(watcher: BlockingWatcher) -> No
 
 def test_what_the_collector_ends_waits_for_no_lock(node: SimulatedNode, watcher: BlockingWatcher) -> None:
     """A dropped generator or coroutine is ended wherever the collector is at work: also where the watcher's lock is held."""
-    inner = watcher.inner()
+    run = watcher._live()
     changes = watcher.changes()
     gone = watcher.changes()
-    waits = [
-        inner.awaited_tx(TxWaiter("app.db", 9, lambda: None), None),
-        inner.awaited_role(RoleWaiter(frozenset((Role.UNKNOWN,)), lambda: None), None),
-    ]
+    waiters = [TxWaiter("app.db", 9, bool), RoleWaiter(frozenset((Role.UNKNOWN,)), "", bool)]
 
     def end() -> None:
-        for wait in waits:
-            wait.__exit__(None, None, None)
+        for waiter in waiters:
+            run.board.leave(waiter)
         changes.close()
         gone.close()
 
     with ThreadPoolExecutor(2) as pool:
         future = pool.submit(list, changes)
-        for wait in waits:
-            assert wait.__enter__()
+        for waiter in waiters:
+            assert run.begin_wait(waiter, None)
         waiting(watcher, 2)
-        with inner.lock:
+        with run.board.lock:
             pool.submit(end).result(SOON)
             assert changes.closed
+        run.board.leave(waiters[0])  # whoever comes next lets them out
         assert future.result(SOON) == []
     waiting(watcher, 0)
     assert watcher.statistics().subscriptions == 0
@@ -265,7 +264,7 @@ def test_a_child_after_a_fork_starts_its_own(node: SimulatedNode, watcher: Block
     """Though the parent's was running, and its lock may be held by a thread that the child has not got."""
     position = node.commit()
     here, there = multiprocessing.Pipe()
-    with watcher._inner.lock:
+    with watcher._run.board.lock:
         process = multiprocessing.get_context("fork").Process(target=in_child, args=(watcher, there))
         process.start()
     assert here.poll(SOON)
@@ -284,7 +283,7 @@ def test_a_subscription_ends_in_a_forked_child(node: SimulatedNode, watcher: Blo
     """Nobody feeds it there. The parent's goes on."""
     here, there = multiprocessing.Pipe()
     with watcher.changes() as changes:
-        with watcher._inner.lock:
+        with watcher._run.board.lock:
             process = multiprocessing.get_context("fork").Process(target=iterate_in_child, args=(changes, there))
             process.start()
         assert here.poll(SOON)

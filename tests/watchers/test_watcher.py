@@ -245,7 +245,7 @@ async def test_each_source_alone_wakes(node: SimulatedNode, api_url: str | None)
 async def test_the_re_read_finds_what_nobody_tells(node: SimulatedNode) -> None:
     """The truth changed and no event came: neither stream (notify=False) nor inotify (turned off)."""
     async with Watcher(node.settings(idle_interval=0.05)) as watcher:
-        watcher._supervisor._files._stop_both()  # type: ignore[union-attr]
+        watcher._run.supervisor._files._stop_both()  # type: ignore[union-attr]
         node.commit(notify=False)
         await watcher.wait_for_tx(2, timeout=SOON)
 
@@ -261,7 +261,7 @@ async def test_a_wait_that_times_out_leaves_nothing(node: SimulatedNode, watcher
     with pytest.raises(TimeoutError, match="has not been seen"):
         await watcher.wait_for_tx(9, timeout=-1, database="new.db")
     assert watcher.statistics().waiters == 0
-    assert watcher._tx_waiters._queues == {}
+    assert watcher._run.board._tx_waiters._queues == {}
 
 
 async def test_a_wait_that_is_cancelled_leaves_nothing(watcher: Watcher) -> None:

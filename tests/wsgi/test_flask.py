@@ -234,14 +234,14 @@ def test_a_watcher_that_is_stopped_meanwhile(cluster: Cluster) -> None:
     watcher = cluster.watchers["node-b"]
     app = Client(LiteFSMiddleware(cluster.bare["node-b"].wsgi_app, watcher, timeout=SOON))
     watcher.wait_for_role(Role.REPLICA, timeout=SOON)
-    inner = watcher.inner()
-    add = inner.blocked_on_tx.add
+    inner = watcher._live().board
+    add = inner._tx_waiters.add
 
     def add_and_stop(waiter: Any) -> None:
         add(waiter)
         threading.Thread(target=watcher.stop).start()
 
-    inner.blocked_on_tx.add = add_and_stop  # type: ignore[method-assign]
+    inner._tx_waiters.add = add_and_stop  # type: ignore[method-assign]
     assert app.get("/notes/1", headers={"cookie": "txnum=999"}).status_code == 503
     assert app.post("/notes/1").status_code == 503
 
@@ -287,7 +287,7 @@ def test_a_write_is_held_while_no_primary_is_known() -> None:
         watcher.wait_for_role(Role.UNKNOWN, timeout=SOON)
         app = Client(LiteFSMiddleware(make_app(None).wsgi_app, watcher, hold_writes=SOON))
         end = watcher.on_primary_change(lambda _: None)
-        watcher._inner.blocked_on_role.add = _and_then(watcher._inner.blocked_on_role.add, node.become_primary)  # type: ignore[method-assign]
+        watcher._run.board._role_waiters.add = _and_then(watcher._run.board._role_waiters.add, node.become_primary)  # type: ignore[method-assign]
         assert app.post("/nothing").text == "nothing written"
         end()
 

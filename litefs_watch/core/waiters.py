@@ -1,0 +1,212 @@
+"""Who waits for what: plain data, and the two queues of it. `litefs_watch.core.board` holds them under its lock.
+
+A waiter is one call that waits. ``wake`` is called once, with what it waited for, or with None where the watcher was closed;
+what it does is the business of whoever waits: set a future, release a lock, post to another thread.
+
+Prior art: trio's ParkingLot for the shape, PostgreSQL's WAIT FOR LSN for the order by position.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+from litefs_watch.changes import Role, Standing
+from litefs_watch.core.state import NodeState
+from litefs_watch.position import Position
+
+logger = logging.getLogger("litefs_watch")
+
+T = TypeVar("T")
+
+
+class Waiter(Generic[T]):
+    """One who waits. After the wake either ``result`` is set, or ``closed``."""
+
+    __slots__ = ("closed", "result", "wake")
+
+    def __init__(self, wake: Callable[[T | None], object]) -> None:
+        self.wake = wake
+        self.result: T | None = None
+        """What ended the wait."""
+        self.closed = False
+
+    def look(self, state: NodeState) -> T | None:
+        """What this waits for, if it is there."""
+        raise NotImplementedError
+
+    def late(self, state: NodeState) -> str:
+        """What did not happen, and what is true instead; in the middle of it '{}' for the time that was given."""
+        raise NotImplementedError
+
+    @property
+    def what(self) -> str:
+        """What is waited for, in words."""
+        raise NotImplementedError
+
+
+class TxWaiter(Waiter[Position]):
+    """One who waits for ``database`` to reach ``txid``."""
+
+    __slots__ = ("database", "serial", "txid")
+
+    def __init__(self, database: str, txid: int, wake: Callable[[Position | None], object]) -> None:
+        super().__init__(wake)
+        self.database = database
+        self.txid = txid
+        self.serial = 0
+
+    def look(self, state: NodeState) -> Position | None:
+        known = state.met.get(self.database)
+        return known if known is not None and known.txid >= self.txid else None
+
+    def late(self, state: NodeState) -> str:
+        here = state.positions.get(self.database)
+        if here is None:
+            seen = "it has not been seen"
+        elif here.txid < self.txid:
+            seen = f"it is at {here.txid}"
+        else:
+            seen = f"it was last seen at {here.txid}, and nothing confirms that it still is in its cluster's history"
+        return f"{self.database} did not reach transaction {self.txid} within {{}}: {seen}; this node is {state.standing}"
+
+    @property
+    def what(self) -> str:
+        return f"transaction {self.txid} of {self.database}"
+
+    def _order(self) -> tuple[int, int]:
+        return (-self.txid, -self.serial)  # the next to be due stands last, where a list is cheap to shorten
+
+
+class RoleWaiter(Waiter[Standing]):
+    """One who waits for one of the roles ``wanted``."""
+
+    __slots__ = ("_late", "wanted")
+
+    def __init__(self, wanted: frozenset[Role], late: str, wake: Callable[[Standing | None], object]) -> None:
+        super().__init__(wake)
+        self.wanted = wanted
+        self._late = late
+
+    def look(self, state: NodeState) -> Standing | None:
+        return state.standing if state.standing.role in self.wanted else None
+
+    def late(self, state: NodeState) -> str:
+        return f"{self._late} within {{}}; it is {state.standing}"
+
+    @property
+    def what(self) -> str:
+        return "a role"
+
+
+class TxWaiters:
+    """The waiters of each database, sorted by TXID: who is due stands together, and nobody else is looked at.
+
+    A sorted list rather than a heap: leaving early takes exactly one entry out (bisect, then one memory move), so who
+    times out leaves nothing behind.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[str, list[TxWaiter]] = {}
+        self._serial = 0
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def databases(self) -> frozenset[str]:
+        """The databases that somebody waits for."""
+        return frozenset(self._queues)
+
+    def add(self, waiter: TxWaiter) -> None:
+        self._serial += 1
+        waiter.serial = self._serial
+        insort(self._queues.setdefault(waiter.database, []), waiter, key=TxWaiter._order)
+        self._count += 1
+
+    def discard(self, waiter: TxWaiter) -> None:
+        """Take a waiter out, if it is still here."""
+        queue = self._queues.get(waiter.database, [])
+        index = bisect_left(queue, waiter._order(), key=TxWaiter._order)
+        if index < len(queue) and queue[index] is waiter:
+            del queue[index]
+            self._count -= 1
+            if not queue:
+                del self._queues[waiter.database]
+
+    def publish(self, database: str, position: Position) -> int:
+        """Wake those that ``position`` satisfies, the lowest TXID first. Returns how many they were."""
+        queue = self._queues.get(database)
+        if not queue or queue[-1].txid > position.txid:
+            return 0
+        first = bisect_left(queue, -position.txid, key=_negative_txid)
+        due = queue[first:]
+        del queue[first:]
+        if not queue:
+            del self._queues[database]
+        due.reverse()
+        self._count -= len(due)  # before any is woken: in a thread of its own, it runs on at once
+        _wake(due, position)
+        return len(due)
+
+    def close(self) -> None:
+        """Wake everybody empty-handed."""
+        queues, self._queues, self._count = self._queues, {}, 0
+        for queue in queues.values():
+            _close(queue)
+
+
+class RoleWaiters:
+    """The waiters for a role. Roles change a few times a day: they are looked through one by one."""
+
+    def __init__(self) -> None:
+        self._waiters: dict[RoleWaiter, None] = {}  # a set that keeps the order
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    def add(self, waiter: RoleWaiter) -> None:
+        self._waiters[waiter] = None
+
+    def discard(self, waiter: RoleWaiter) -> None:
+        """Take a waiter out, if it is still here."""
+        self._waiters.pop(waiter, None)
+
+    def publish(self, standing: Standing) -> int:
+        """Wake those who wanted this role. Returns how many they were."""
+        due = [waiter for waiter in self._waiters if standing.role in waiter.wanted]
+        for waiter in due:
+            del self._waiters[waiter]
+        _wake(due, standing)
+        return len(due)
+
+    def close(self) -> None:
+        """Wake everybody empty-handed."""
+        waiters, self._waiters = self._waiters, {}
+        _close(waiters)
+
+
+def _negative_txid(waiter: TxWaiter) -> int:
+    return -waiter.txid
+
+
+def _wake(due: Iterable[Waiter[T]], result: T) -> None:
+    """Each by itself: one whose wake fails (its event loop is gone, say) harms nobody else's."""
+    for waiter in due:
+        waiter.result = result
+        try:
+            waiter.wake(result)
+        except Exception:
+            logger.exception("a waiter could not be woken: %s", waiter.what)
+
+
+def _close(waiters: Iterable[Waiter[T]]) -> None:
+    for waiter in waiters:
+        waiter.closed = True
+        try:
+            waiter.wake(None)
+        except Exception:
+            logger.exception("a waiter could not be told that the watcher was closed: %s", waiter.what)
