@@ -95,6 +95,11 @@ class FolderWatch:
         """Somebody began to wait, or the stream came or went: consider anew what to watch, and how quickly."""
         self._stirred.set()
 
+    def close(self) -> None:
+        """Let the threads end. From any thread."""
+        self._stop_both()
+        self._thread.close()
+
     async def run(self) -> None:
         quick_until = 0.0
         needed_then = self._needed()

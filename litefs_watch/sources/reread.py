@@ -113,6 +113,10 @@ class Reread:
                 raise OSError(batch.faults[name])
         return batch.positions.get(database)
 
+    def close(self) -> None:
+        """Let the thread end. From any thread."""
+        self._thread.close()
+
     async def run(self) -> None:
         batch = self._next
         try:

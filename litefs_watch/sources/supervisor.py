@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import anyio
 from litefs_watch.core.readings import Reading, Silence
 from litefs_watch.position import Position
 from litefs_watch.settings import Settings
-from litefs_watch.sources import Source
+from litefs_watch.sources import Health, Source
 from litefs_watch.sources.directory import Directory
 from litefs_watch.sources.files import FolderWatch
 from litefs_watch.sources.reread import Reread
@@ -22,16 +22,18 @@ from litefs_watch.status import SourceStatus
 
 logger = logging.getLogger("litefs_watch")
 
-_CRASH_PAUSE = 1.0  # seconds before a source that failed through a fault of ours runs again
+FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0
+"""Seconds before a source that failed runs again: doubled each time, and the first again once it ran for the last."""
 
 
 class Counts(NamedTuple):
-    """What the sources have done since the start."""
+    """What the sources did since the start."""
 
     events: int
     reconnects: int
     rereads: int
     restarts: int
+    """How often a source failed, and was run again."""
 
 
 class Supervisor:
@@ -81,8 +83,15 @@ class Supervisor:
     async def run(self) -> None:
         async with anyio.create_task_group() as tasks:
             for source in self._sources.values():
-                tasks.start_soon(self._keep_running, source)
-            tasks.start_soon(self._listen_for_silence)
+                tasks.start_soon(self._keep_running, source.run, source.health)
+            tasks.start_soon(self._keep_running, self._listen_for_silence)
+
+    def close(self, reason: str) -> None:
+        """Every source is down for that ``reason``, and its thread ends. From any thread, without a loop."""
+        for source in self._sources.values():
+            source.health.down(reason, level=logging.INFO)
+        self._reread.close()
+        self._files.close()
 
     @property
     def answered(self) -> bool:
@@ -104,13 +113,8 @@ class Supervisor:
 
     @property
     def counts(self) -> Counts:
-        reconnects = max(0, self._stream.connections - 1)
-        return Counts(self._stream.events, reconnects, self._reread.looks, self._restarts)
-
-    def close(self, reason: str) -> None:
-        """Say that no source runs any more. From any thread; twice is once."""
-        for source in self._sources.values():
-            source.health.down(reason, level=logging.INFO)
+        stream = self._stream
+        return Counts(stream.events, max(0, stream.connections - 1), self._reread.looks, self._restarts)
 
     def look_at(self, when: float) -> None:
         """Look at the directory at ``when``, on the clock of `time.monotonic`."""
@@ -146,16 +150,22 @@ class Supervisor:
         if self._settings.data_dir is None:
             self._files.data_dir = path
 
-    async def _keep_running(self, source: Source) -> None:
-        """Keep a source running. The outside can't make one raise: what is caught here is a fault of ours."""
+    async def _keep_running(self, run: Callable[[], Awaitable[None]], health: Health | None = None) -> None:
+        """Run it again, whole, where it fails: through a fault of ours, or where no thread is to be had."""
+        pause = FIRST_PAUSE
         while True:
+            began = time.monotonic()
             try:
-                return await source.run()
+                return await run()
             except Exception as error:
-                logger.exception("a source of litefs_watch failed; running it again")
-                self._restarts += 1
-                source.health.down(f"failed through a fault of litefs_watch: {error!r}")
-                await anyio.sleep(_CRASH_PAUSE)
+                logger.exception("a source of litefs_watch failed; it runs again")
+                if health is not None:
+                    health.down(f"failed, and runs again: {error!r}")
+            if time.monotonic() - began >= LAST_PAUSE:
+                pause = FIRST_PAUSE
+            await anyio.sleep(pause)
+            pause = min(2 * pause, LAST_PAUSE)
+            self._restarts += 1
 
     async def _listen_for_silence(self) -> None:
         """A frozen LiteFS answers no read and closes no connection: only the time that passes tells."""

@@ -55,8 +55,8 @@ class CallThread:
             call_soon(token, done.set)
 
         if not self._started:
-            self._started = True
             threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+            self._started = True
         self._calls.put(call)
         await done.wait()
         if errors:
