@@ -102,12 +102,14 @@ class BlockingWatcher:
             try:
                 thread.start()
                 self._run, self._thread, self._met = run, thread, run.board.state.met
-                if not began.wait(_START_LIMIT):
-                    raise RuntimeError(f"the watcher's thread did not start within {_START_LIMIT:g} s")
-                ready.wait(self.settings.start_timeout)
+                if began.wait(_START_LIMIT):
+                    ready.wait(self.settings.start_timeout)
             except BaseException:  # Ctrl-C, too
                 run.stop()
                 raise
+        if not began.is_set():
+            run.stop()
+            raise RuntimeError(f"the watcher's thread did not start within {_START_LIMIT:g} s")
         if run.failure is not None:
             raise run.failure
         if run.stopped:
@@ -346,6 +348,6 @@ def _at_exit() -> None:
 
 os.register_at_fork(after_in_child=_after_fork)
 atexit.register(_at_exit)
-# atexit's functions run only after those threads have ended. What runs before is known to `threading` alone, and has a name
-# there that is not for others; concurrent.futures uses it, too, and joins its threads then. Ours runs before: last in, first out.
+# atexit's functions run only after those threads have ended. What runs before is known to `threading` alone, under a name that
+# is not for others; concurrent.futures uses it, too, to join its threads. Ours runs before that: last in, first out.
 getattr(threading, "_register_atexit", bool)(_at_exit)

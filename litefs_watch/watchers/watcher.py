@@ -1,4 +1,4 @@
-"""The watcher for an event loop: what applications on asyncio and trio call. What it knows and who waits is its run's matter."""
+"""The watcher for an event loop: what applications on asyncio and trio call. What is known and who waits is its run's."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class Watcher:
 
     Use it as an async context manager, as an application's ``lifespan``, or through `start` and `stop`, on asyncio or trio.
     Calls that wait, and subscriptions, belong to the event loop that it was started in, and raise `RuntimeError` in any
-    other; `BlockingWatcher` is for threads. Not started, stopped, or ended with its event loop, it knows nothing: the role is
-    UNKNOWN, and calls that wait raise `WatcherClosed`.
+    other; `BlockingWatcher` is for threads. Not started, stopped, or ended with its event loop, it knows nothing: the role
+    is UNKNOWN, and calls that wait raise `WatcherClosed`.
 
     Starting takes at most ``settings.start_timeout`` seconds and never fails because LiteFS is down or not mounted yet:
     the role is then UNKNOWN, and heals by itself. Without an argument the settings come from `Settings.from_env`.

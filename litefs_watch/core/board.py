@@ -1,0 +1,169 @@
+"""The board: what is true, and who waits for it, under one lock.
+
+Two operations, each one step that nothing comes between:
+
+- *apply and wake*: a reading goes into the state, and whoever waited for what follows from it is woken;
+- *check and register*: is it there already? else wake me.
+
+So no wake-up is lost, whatever thread either comes from: what lands between a check and its registration does not exist.
+
+**Leaving never waits for the lock.** A wait or a subscription also ends where the garbage collector drops a generator or a
+coroutine, and the collector may be at work in the very thread that holds the lock, in the middle of an operation. Who leaves
+is put down in `_leaving`, and taken out by whoever has the lock, or gets it next.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from litefs_watch.changes import Change, PrimaryChange
+from litefs_watch.core.readings import Reading
+from litefs_watch.core.state import NodeState
+from litefs_watch.core.subscriptions import ChangeQueue, ChangeT, Subscriptions
+from litefs_watch.core.waiters import RoleWaiter, RoleWaiters, TxWaiter, TxWaiters
+
+
+class Board:
+    """One run's state and queues. `close` ends it for good; every method may be called from any thread."""
+
+    def __init__(self, state: NodeState) -> None:
+        self.lock = threading.Lock()
+        """Held in each operation. Only `ChangeQueue` wakes share it (a condition on it)."""
+        self.state = state
+        """To be read without the lock only where one look is one value: `standing`, an entry of `met` or `positions`."""
+        self.closed = False
+        self.wakes = 0
+        """Waiters that were woken because what they waited for was there."""
+        self.timeouts = 0
+        """Waits that ended late."""
+        self._tx_waiters = TxWaiters()
+        self._role_waiters = RoleWaiters()
+        self._subscriptions = Subscriptions()
+        self._leaving: deque[Callable[[], None]] = deque()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self.lock:
+            self._let_go()
+            yield
+        self._drain()
+
+    def apply(self, reading: Reading) -> list[Change]:
+        """Apply and wake. Returns what changed, in order; nothing any more once the board is closed."""
+        with self.lock:
+            if self._leaving:
+                self._let_go()
+            if self.closed:
+                return []
+            state = self.state
+            changes = state.apply(reading)
+            for database in state.risen:
+                self.wakes += self._tx_waiters.publish(database, state.met[database])
+            for change in changes:
+                if isinstance(change, PrimaryChange):
+                    self.wakes += self._role_waiters.publish(state.standing)
+                self._subscriptions.publish(change)
+        if self._leaving:
+            self._drain()
+        return changes
+
+    def register(self, waiter: TxWaiter | RoleWaiter, *, wait: bool) -> bool:
+        """Check and register: whether ``waiter`` is to wait for its wake.
+
+        It is not where what it waits for is there (its ``result`` is set), where the board is closed (``closed`` is set), or
+        where ``wait`` is false.
+        """
+        with self._locked():
+            if self.closed:
+                waiter.closed = True
+                return False
+            if isinstance(waiter, TxWaiter):
+                waiter.result = waiter.look(self.state)
+                if waiter.result is None and wait:
+                    self._tx_waiters.add(waiter)
+            else:
+                waiter.result = waiter.look(self.state)
+                if waiter.result is None and wait:
+                    self._role_waiters.add(waiter)
+            return waiter.result is None and wait
+
+    def leave(self, waiter: TxWaiter | RoleWaiter) -> None:
+        """The wait is over, however it ended. Never waits for the lock."""
+        if waiter.result is None and not waiter.closed:  # else it is out already
+            queue: Any = self._tx_waiters if isinstance(waiter, TxWaiter) else self._role_waiters
+            self._leaving.append(partial(queue.discard, waiter))
+            self._drain()
+
+    def late(self, waiter: TxWaiter | RoleWaiter) -> str:
+        """Count a wait that ended late, and say what it missed: with '{}' for the time that it was given."""
+        with self._locked():
+            self.timeouts += 1
+            return waiter.late(self.state)
+
+    def subscribe(self, queue: ChangeQueue[ChangeT]) -> bool:
+        """Publish every change from now on into ``queue``. False where the board is closed."""
+        with self._locked():
+            if not self.closed:
+                self._subscriptions.add(queue)
+            return not self.closed
+
+    def unsubscribe(self, queue: ChangeQueue[ChangeT]) -> None:
+        """Publish no more into it, and wake its subscriber. Never waits for the lock."""
+        if not queue.closed:
+            queue.closed = True
+            self._leaving.append(partial(self._subscriptions.remove, queue))
+            self._drain()
+
+    def take(self, queue: ChangeQueue[ChangeT]) -> ChangeT | None:
+        """The oldest change that the subscriber has not taken."""
+        with self._locked():
+            return queue.take()
+
+    def close(self) -> None:
+        """Know nothing any more, and wake everybody empty-handed. Twice is once."""
+        with self._locked():
+            if not self.closed:
+                self.closed = True
+                self.state.forget()
+                self._tx_waiters.close()
+                self._role_waiters.close()
+                self._subscriptions.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: the lock may be held by a thread that is gone, and nobody will publish anything here."""
+        self.lock = threading.Lock()
+        self._leaving.clear()
+        self.closed = True
+        self.state.forget()
+
+    @property
+    def awaited(self) -> frozenset[str]:
+        """The databases that somebody waits for."""
+        with self._locked():
+            return self._tx_waiters.databases
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many wait, and how many subscriptions there are."""
+        with self._locked():
+            return len(self._tx_waiters) + len(self._role_waiters), len(self._subscriptions)
+
+    # Leaving.
+
+    def _let_go(self) -> None:
+        """With the lock held: take out whoever has left."""
+        while self._leaving:
+            self._leaving.popleft()()
+
+    def _drain(self) -> None:
+        """Without it: the same, unless somebody has it, who will look once more when it is given back."""
+        while self._leaving and self.lock.acquire(blocking=False):
+            try:
+                self._let_go()
+            finally:
+                self.lock.release()

@@ -1,0 +1,243 @@
+"""One run of a watcher: from its start to its end, with a board and sources of its own.
+
+Whether a watcher runs is a fact about its run, and asked here. ``start()`` makes a new one; stopping, failing, the end of
+its event loop and forking end this one and no other. Once it has ended, its board knows nothing, and whoever waited is awake.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
+
+import anyio
+from anyio.lowlevel import EventLoopToken, current_token
+
+from litefs_watch.changes import PrimaryChange
+from litefs_watch.core.board import Board
+from litefs_watch.core.readings import NEVER_REPLICATED_MS, Reading, RoleEvent, TxEvent
+from litefs_watch.core.state import NodeState
+from litefs_watch.core.waiters import RoleWaiter, TxWaiter
+from litefs_watch.errors import WaitTimeout, WatcherClosed
+from litefs_watch.position import Position
+from litefs_watch.sources.supervisor import Supervisor
+from litefs_watch.sources.thread import call_soon
+from litefs_watch.status import Statistics, Status
+
+if TYPE_CHECKING:
+    from litefs_watch.settings import Settings
+
+logger = logging.getLogger("litefs_watch")
+
+Callback = Callable[[PrimaryChange], object]
+WaiterT = TypeVar("WaiterT", TxWaiter, RoleWaiter)
+
+_NOT_RUNNING = "the watcher is not running: start it in the application's lifespan, or with start()"
+
+
+class Run:
+    """The sources of one node, the board that they publish to, and its end.
+
+    ``callbacks`` hear of each change of the primary, in the event loop's thread. ``on_ready`` is called once, in that
+    thread, when LiteFS's first answers are in, or when the run has ended before.
+    """
+
+    def __init__(self, settings: Settings, callbacks: list[Callback], on_ready: Callable[[], object]) -> None:
+        self.settings = settings
+        self.board = Board(NodeState(settings.node_name, settings.settle))
+        self.token: EventLoopToken | None = None
+        """The event loop in which it runs, once it does."""
+        self.stopped = False
+        """Whether somebody has stopped it; else it ended by itself."""
+        self.failure: BaseException | None = None
+        """What ended it, if that was a fault of ours."""
+        self.ended = threading.Event()
+        """Set when its task is over."""
+        self._callbacks = callbacks
+        self._on_ready: Callable[[], object] | None = on_ready
+        self._scope: anyio.CancelScope | None = None
+        self._left = anyio.Event()
+        self._thread = 0
+        self._loop_is_closed: Callable[[], bool] = bool
+        self.supervisor: Supervisor | None = None
+        if settings.standalone or settings.litefs_dir is None:
+            self.board.apply(RoleEvent(time.monotonic(), is_primary=True, hostname=None))
+        else:
+            self.supervisor = Supervisor(
+                settings, settings.litefs_dir, publish=self.publish, known=self._known, awaited=lambda: self.board.awaited
+            )
+        _all.add(self)
+
+    # Living and ending.
+
+    @property
+    def running(self) -> bool:
+        """Whether it is being served now: begun, not ended, and its event loop still there."""
+        return self.token is not None and not self.board.closed and not self._loop_is_closed()
+
+    async def serve(self) -> None:
+        """Watch until it is stopped or cancelled. Raises nothing of its own."""
+        try:
+            with anyio.CancelScope() as self._scope:
+                if self.board.closed:  # stopped before it began
+                    return
+                self.token, self._thread = current_token(), threading.get_ident()
+                # asyncio's loops can be closed with tasks left in them, which then never hear of it; trio's can't.
+                self._loop_is_closed = getattr(self.token.native_token, "is_closed", self._loop_is_closed)
+                if self.supervisor is None:
+                    self._ready()
+                    await anyio.sleep_forever()
+                else:
+                    await self.supervisor.run()
+        except Exception as error:
+            self.failure = error
+            logger.exception("the watcher failed through a fault of litefs_watch")
+        finally:
+            self.end("the watcher has ended")
+            self.ended.set()
+            self._left.set()
+
+    def end(self, reason: str) -> None:
+        """Know nothing any more, wake everybody, and let the sources' threads go. From any thread; twice is once."""
+        self.board.close()
+        if self.supervisor is not None:
+            self.supervisor.close(reason)
+        self._ready()
+
+    def stop(self) -> None:
+        """End it, and have its task end. From any thread; doesn't wait for it."""
+        self.stopped = True
+        self.end("the watcher was stopped")
+        if self.token is not None and self._scope is not None:
+            call_soon(self.token, self._scope.cancel)
+
+    async def wait_for_end(self) -> None:
+        """In its own event loop: until its task is over."""
+        await self._left.wait()
+
+    def after_fork(self) -> None:
+        """In a forked child, which has none of the parent's threads."""
+        self.board.after_fork()
+        self._on_ready = None
+
+    def _ready(self) -> None:
+        ready, self._on_ready = self._on_ready, None
+        if ready is not None:
+            ready()
+
+    def check_loop(self) -> None:
+        """Raise `RuntimeError` unless called from the event loop in which it runs, and `WatcherClosed` where it doesn't run.
+
+        Another loop could be woken from here only by chance, or at its timeout.
+        """
+        if not self.running:
+            raise WatcherClosed(_NOT_RUNNING)
+        try:
+            here: EventLoopToken | None = current_token()
+        except RuntimeError:
+            here = None
+        if here != self.token:
+            where = "another event loop" if here is not None else "a thread without an event loop"
+            raise RuntimeError(
+                f"this call comes from {where} than the watcher's: use anyio.from_thread.run to call it there, or a "
+                "BlockingWatcher, which serves any number of threads"
+            )
+
+    # From readings to whoever waits.
+
+    def publish(self, reading: Reading) -> None:
+        """Take in what a source saw. In the event loop's thread."""
+        board = self.board
+        changes = board.apply(reading)
+        supervisor, again = self.supervisor, board.state.look_again_at
+        if again is not None and supervisor is not None:
+            if isinstance(reading, TxEvent):
+                supervisor.look(reading.database)
+            else:
+                supervisor.look_at(again)
+        for change in changes:
+            if isinstance(change, PrimaryChange):
+                self._announce(change)
+        if self._on_ready is not None and supervisor is not None and supervisor.answered and board.state.settled:
+            self._ready()
+
+    def _announce(self, change: PrimaryChange) -> None:
+        logger.info("role: %s%s", change.role, f" of {change.primary}" if change.primary else "")
+        for callback in list(self._callbacks):
+            try:
+                callback(change)
+            except Exception:
+                logger.exception("a callback for changes of the primary failed: %r", callback)
+
+    def _known(self) -> set[str]:
+        database = self.settings.database
+        return self.board.state.positions.keys() | ({database} if database else set())
+
+    # Waiting: what is the same for tasks, threads and foreign event loops.
+
+    def begin_wait(self, waiter: TxWaiter | RoleWaiter, timeout: float | None) -> bool:
+        """Whether there is anything to wait for; then the waiter is woken when it is there, until `Board.leave`."""
+        if isinstance(waiter, TxWaiter) and self.supervisor is None and not self.board.closed:
+            waiter.result = Position(waiter.txid)  # standalone: every transaction is here
+            return False
+        if not self.board.register(waiter, wait=timeout is None or timeout > 0):
+            return False
+        if isinstance(waiter, TxWaiter) and self.supervisor is not None and self.token is not None:
+            supervisor, database = self.supervisor, waiter.database
+            if threading.get_ident() == self._thread:
+                supervisor.hurry(database)
+            elif not supervisor.streaming:  # with the stream it looks more often by itself
+                call_soon(self.token, lambda: supervisor.hurry(database))
+        return True
+
+    def result_of(self, waiter: TxWaiter | RoleWaiter, timeout: float | None) -> Any:
+        """What ended the wait. Raises `WatcherClosed` and `WaitTimeout`."""
+        if waiter.result is not None:
+            return waiter.result
+        if waiter.closed:
+            raise WatcherClosed(f"the watcher was stopped while {waiter.what} was waited for")
+        raise WaitTimeout(self.board.late(waiter).format(f"{timeout:g} s"))
+
+    # What is known.
+
+    @property
+    def status(self) -> Status:
+        board, supervisor = self.board, self.supervisor
+        with board.lock:
+            standing, lag_ms, positions = board.state.standing, board.state.lag_ms, dict(board.state.positions)
+        replicated = None if lag_ms is None else lag_ms != NEVER_REPLICATED_MS
+        return Status(
+            hostname=self.settings.node_name,
+            role=standing.role,
+            primary=standing.primary,
+            positions=MappingProxyType(positions),
+            lag=lag_ms / 1000 if lag_ms is not None and replicated else None,
+            replicated=replicated,
+            sources=MappingProxyType(supervisor.status if supervisor else {}),
+            faults=MappingProxyType(supervisor.faults if supervisor else {}),
+        )
+
+    def statistics(self) -> Statistics:
+        events, reconnects, rereads, restarts = self.supervisor.counts if self.supervisor else (0, 0, 0, 0)
+        waiters, subscriptions = self.board.counts
+        return Statistics(
+            waiters, subscriptions, events, reconnects, rereads, self.board.wakes, self.board.timeouts, restarts
+        )
+
+
+_all: WeakSet[Run] = WeakSet()
+_orphans: list[Run] = []  # of the parent, after a fork: kept, since finalising a foreign event loop would speak of it
+
+
+def _after_fork() -> None:
+    for run in list(_all):
+        run.after_fork()
+        _orphans.append(run)
+
+
+os.register_at_fork(after_in_child=_after_fork)

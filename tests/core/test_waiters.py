@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from litefs_watch import Position, Role
+from litefs_watch.changes import Standing
+from litefs_watch.core.waiters import RoleWaiter, RoleWaiters, TxWaiter, TxWaiters
+
+DB = "app.db"
+REPLICA = Standing(Role.REPLICA, "node-1")
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "leave", "publish"]), st.integers(0, 20), st.sampled_from("ab"))))
+def test_a_publication_wakes_exactly_those_it_satisfies(steps: list[tuple[str, int, str]]) -> None:
+    """Whoever waits for that TXID or a lower one, of that database, once; and nobody else; whoever left leaves nothing."""
+    waiters, model, woken = TxWaiters(), [], []
+    for action, number, database in steps:
+        if action == "add":
+            waiter = TxWaiter(database, number, bool)
+            waiter.wake = lambda result, waiter=waiter: woken.append(waiter)  # type: ignore[misc]
+            waiters.add(waiter)
+            model.append(waiter)
+        elif action == "leave" and model:
+            waiters.discard(model.pop(number % len(model)))
+        elif action == "publish":
+            due = [waiter for waiter in model if waiter.database == database and waiter.txid <= number]
+            woken.clear()
+            assert waiters.publish(database, Position(number)) == len(due)
+            assert sorted(map(id, woken)) == sorted(map(id, due))
+            assert [waiter.txid for waiter in woken] == sorted(waiter.txid for waiter in due)
+            assert all(waiter.result == Position(number) for waiter in due)
+            model = [waiter for waiter in model if waiter not in due]
+        assert len(waiters) == len(model)
+        assert waiters.databases == {waiter.database for waiter in model}
+
+
+def test_leaving_twice_or_after_the_wake_is_nothing() -> None:
+    """A waiter that timed out as it was woken."""
+    waiters = TxWaiters()
+    first, second = TxWaiter(DB, 1, bool), TxWaiter(DB, 1, bool)
+    waiters.add(first)
+    waiters.add(second)
+    waiters.discard(first)
+    waiters.discard(first)
+    assert len(waiters) == 1
+    waiters.publish(DB, Position(1))
+    waiters.discard(second)
+    assert len(waiters) == 0
+    assert waiters._queues == {}
+
+
+def test_who_is_woken_is_counted_no_more() -> None:
+    """Not even by itself: woken in a thread of its own, it runs on at once."""
+    transactions, roles = TxWaiters(), RoleWaiters()
+    seen: list[int] = []
+    for txid in (1, 2, 3):
+        transactions.add(TxWaiter(DB, txid, lambda _: seen.append(len(transactions))))
+        roles.add(RoleWaiter(frozenset((Role.REPLICA,)), "", lambda _: seen.append(len(roles))))
+    assert transactions.publish(DB, Position(2)) == 2
+    assert seen == [1, 1]
+    transactions.close()
+    assert roles.publish(REPLICA) == 3
+    assert seen[2:] == [0, 0, 0, 0]
+
+
+def test_closing_wakes_everybody_empty_handed() -> None:
+    """Of each kind."""
+    woken: list[str] = []
+    txs, roles = TxWaiters(), RoleWaiters()
+    tx_waiter, role_waiter = (
+        TxWaiter(DB, 1, lambda _: woken.append("tx")),
+        RoleWaiter(frozenset((Role.PRIMARY,)), "", lambda _: woken.append("role")),
+    )
+    txs.add(tx_waiter)
+    roles.add(role_waiter)
+    txs.close()
+    roles.close()
+    assert woken == ["tx", "role"]
+    assert tx_waiter.closed
+    assert tx_waiter.result is None
+    assert role_waiter.closed
+    assert role_waiter.result is None
+    assert len(txs) == len(roles) == 0
+
+
+def test_a_role_wakes_those_who_want_it() -> None:
+    """And leaves the others waiting."""
+    roles = RoleWaiters()
+    replica, primary = RoleWaiter(frozenset((Role.REPLICA,)), "", bool), RoleWaiter(frozenset((Role.PRIMARY,)), "", bool)
+    roles.add(replica)
+    roles.add(primary)
+    assert roles.publish(REPLICA) == 1
+    assert replica.result == REPLICA
+    assert primary.result is None
+    assert len(roles) == 1
+
+
+def test_one_whose_wake_fails_harms_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    """An event loop that is closed can't be told; whoever stands behind it in the queue can."""
+    waiters, roles = TxWaiters(), RoleWaiters()
+    woken: list[object] = []
+
+    def fail(result: object) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    for wake in (fail, woken.append, fail, woken.append):
+        waiters.add(TxWaiter(DB, 1, wake))
+        roles.add(RoleWaiter(frozenset((Role.REPLICA,)), "", wake))
+    with caplog.at_level(logging.ERROR):
+        assert waiters.publish(DB, Position(1)) == 4
+        assert roles.publish(REPLICA) == 4
+        for wake in (fail, woken.append):
+            waiters.add(TxWaiter(DB, 2, wake))
+        waiters.close()
+    assert woken == [Position(1)] * 2 + [REPLICA] * 2 + [None]
+    assert len(caplog.records) == 5
