@@ -348,6 +348,6 @@ def _at_exit() -> None:
 
 os.register_at_fork(after_in_child=_after_fork)
 atexit.register(_at_exit)
-# atexit's functions run only after those threads have ended. What runs before is known to `threading` alone, under a name that
-# is not for others; concurrent.futures uses it, too, to join its threads. Ours runs before that: last in, first out.
+# atexit's functions run only after those threads have ended. What runs before is known to `threading` alone, under a name
+# that is not for others; concurrent.futures uses it, too, to join its threads. Ours runs before that: last in, first out.
 getattr(threading, "_register_atexit", bool)(_at_exit)

@@ -1,7 +1,7 @@
 """One run of a watcher: from its start to its end, with a board and sources of its own.
 
 Whether a watcher runs is a fact about its run, and asked here. ``start()`` makes a new one; stopping, failing, the end of
-its event loop and forking end this one and no other. Once it has ended, its board knows nothing, and whoever waited is awake.
+its event loop and forking end this one and no other. Once it has ended, its board knows nothing, and who waited is awake.
 """
 
 from __future__ import annotations
