@@ -1,0 +1,298 @@
+"""A run and its end: stopping, cancelling, closing loops and forking at the wrong moment, and what is told then."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from litefs_watch import (
+    BlockingWatcher,
+    NoPrimary,
+    Position,
+    PrimaryChange,
+    Role,
+    Watcher,
+    WatcherClosed,
+)
+from litefs_watch.testing import SimulatedNode
+
+SOON = 10.0
+
+
+@pytest.fixture
+def node() -> Iterator[SimulatedNode]:
+    with SimulatedNode() as node:
+        yield node
+
+
+def knows_nothing(watcher: Watcher) -> bool:
+    with pytest.raises(NoPrimary):
+        watcher.ensure_primary()
+    status = watcher.status
+    assert not any(source.alive for source in status.sources.values())
+    assert (status.role, status.positions) == (Role.UNKNOWN, {})
+    return (watcher.role, watcher.primary, watcher.is_primary, watcher.running, watcher.tx_number()) == (
+        Role.UNKNOWN,
+        None,
+        False,
+        False,
+        0,
+    )
+
+
+async def test_a_stopped_watcher_knows_nothing(node: SimulatedNode) -> None:
+    """UNKNOWN, its sources down: it went on saying PRIMARY, to whoever asked."""
+    watcher = Watcher(node.settings())
+    await watcher.start()
+    assert watcher.is_primary
+    await watcher.stop()
+    assert knows_nothing(watcher)
+
+
+def test_a_cancelled_watcher_knows_nothing(node: SimulatedNode) -> None:
+    """Its event loop has ended, which cancels the tasks that are left."""
+    watcher = Watcher(node.settings())
+    asyncio.run(watcher.start())
+    assert knows_nothing(watcher)
+
+
+def test_a_loop_that_was_closed_with_its_tasks_left_in_it(node: SimulatedNode) -> None:
+    """The watcher knows nothing, and can be started in another loop."""
+    watcher = Watcher(node.settings())
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(watcher.start())
+    assert watcher.running
+    loop.close()
+    assert knows_nothing(watcher)
+
+    async def again() -> Position:
+        with pytest.raises(WatcherClosed):
+            await watcher.wait_for_tx(1)
+        async with watcher:
+            return await watcher.wait_for_tx(1, timeout=SOON)
+
+    assert anyio.run(again) == node.position()
+
+
+async def test_stop_while_start_waits(node: SimulatedNode) -> None:
+    """start() raises WatcherClosed at once, though LiteFS has not answered."""
+    node.freeze()
+    watcher = Watcher(node.settings(start_timeout=5))
+    outcomes: list[BaseException] = []
+
+    async def start() -> None:
+        with pytest.raises(WatcherClosed, match="while it started") as caught:
+            await watcher.start()
+        outcomes.append(caught.value)
+
+    with anyio.fail_after(3):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(start)
+            await anyio.wait_all_tasks_blocked()
+            await watcher.stop()
+    assert len(outcomes) == 1
+    assert not watcher.running
+
+
+async def test_start_while_stop_waits(node: SimulatedNode) -> None:
+    """The new run lives: the old one's stop ends the old one only."""
+    watcher = Watcher(node.settings())
+    await watcher.start()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watcher.stop)
+        await anyio.lowlevel.checkpoint()
+        while watcher.running:
+            await anyio.lowlevel.checkpoint()
+        await watcher.start()
+    assert watcher.running
+    assert await watcher.wait_for_tx(1, timeout=SOON) == node.position()
+    await watcher.stop()
+
+
+async def test_another_event_loop_is_refused(node: SimulatedNode) -> None:
+    """At once, and not at its timeout; where a wait is met, any loop will do."""
+    async with Watcher(node.settings()) as watcher:
+        subscription = watcher.changes()
+
+        async def foreign() -> None:
+            assert await watcher.wait_for_tx(1) == node.position()
+            for call in (
+                watcher.wait_for_tx(9),
+                watcher.wait_for_role("replica"),
+                watcher.read_position(),
+                subscription.take(),
+            ):
+                with pytest.raises(RuntimeError, match="BlockingWatcher"):
+                    await call
+            with pytest.raises(RuntimeError, match=r"anyio\.from_thread\.run"):
+                watcher.changes()
+
+        for backend in ("asyncio", "trio"):
+            await anyio.to_thread.run_sync(lambda backend=backend: anyio.run(foreign, backend=backend))
+        with pytest.raises(RuntimeError, match="without an event loop"):
+            await anyio.to_thread.run_sync(watcher.primary_changes)
+
+
+async def test_every_wait_is_a_cancellation_point(node: SimulatedNode) -> None:
+    """Also where it is met, and where there is no time."""
+    async with Watcher(node.settings()) as watcher:
+        for call in (
+            lambda: watcher.wait_for_tx(1),
+            lambda: watcher.wait_for_tx(9, timeout=0),
+            lambda: watcher.wait_for_role("primary"),
+            lambda: watcher.wait_for_role("replica", timeout=0),
+            lambda: watcher.wait_for_primary(),
+        ):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await call()
+                pytest.fail("not cancelled")
+            assert scope.cancelled_caught
+
+
+def test_a_thread_that_has_ended_is_started_anew(node: SimulatedNode) -> None:
+    """By the next call, whatever ended it."""
+    watcher = BlockingWatcher(node.settings())
+    assert watcher.is_primary
+    run = watcher._run
+    run.end("a fault")
+    assert watcher.wait_for_tx(1, timeout=SOON) == node.position()
+    assert watcher._run is not run
+    watcher.stop()
+
+
+def test_ctrl_c_in_start_leaves_no_thread(node: SimulatedNode) -> None:
+    """It is raised, and the run has ended."""
+    node.freeze()
+    watcher = BlockingWatcher(node.settings(start_timeout=5))
+    wait = threading.Event.wait
+
+    def interrupt(self: threading.Event, timeout: float | None = None) -> bool:
+        if timeout == 5 and threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        return wait(self, timeout)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Event, "wait", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            watcher.start()
+    assert watcher._run.ended.wait(SOON)
+    assert not watcher.running
+
+
+def test_stop_from_within_a_callback(node: SimulatedNode) -> None:
+    """It does not wait for the thread that it is called in."""
+    watcher = BlockingWatcher(node.settings())
+    stopped = threading.Event()
+
+    def stop(change: PrimaryChange) -> None:
+        watcher.stop()
+        stopped.set()
+
+    watcher.start()
+    end = watcher.on_primary_change(stop)
+    node.set_primary("node-b")
+    assert stopped.wait(SOON)
+    assert watcher._run.ended.wait(SOON)
+    end()
+    with pytest.raises(WatcherClosed):
+        watcher.wait_for_tx(9)
+
+
+PROGRAMS = {
+    "a thread that is no daemon": "threading.Thread(target=wait).start()",
+    "a pool's thread": "ThreadPoolExecutor(1).submit(wait)",
+    "a callback that hangs": """
+hung = threading.Event()
+watcher.on_primary_change(lambda change: (hung.set(), time.sleep(60)))
+call_soon(watcher._run.token, lambda: watcher._run._announce(PrimaryChange(Role.UNKNOWN, None, Role.PRIMARY, None)))
+hung.wait(10)
+""",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_the_interpreter_s_end_never_hangs(node: SimulatedNode, program: str) -> None:
+    """Whoever still waits is woken with WatcherClosed."""
+    code = f"""
+import threading, time
+from concurrent.futures import ThreadPoolExecutor
+from litefs_watch import BlockingWatcher, PrimaryChange, Role, Settings, WatcherClosed
+from litefs_watch.sources.thread import call_soon
+watcher = BlockingWatcher(Settings({str(node.litefs_dir)!r}, "app.db", api_url={node.api_url!r}))
+watcher.start()
+waits = threading.Event()
+def wait():
+    waits.set()
+    try:
+        watcher.wait_for_tx(99)
+    except WatcherClosed:
+        print("closed")
+{program}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert done.stdout.strip() == ("" if "hung" in program else "closed")
+
+
+def after_fork(watcher: Watcher, connection: Any) -> None:
+    connection.send((watcher.running, watcher.role, watcher.tx_number()))
+
+
+async def test_a_forked_child_knows_nothing(node: SimulatedNode) -> None:
+    """Its event loop is not there; the parent's goes on."""
+    async with Watcher(node.settings()) as watcher:
+        here, there = multiprocessing.Pipe()
+        process = multiprocessing.get_context("fork").Process(target=after_fork, args=(watcher, there))
+        process.start()
+        assert await anyio.to_thread.run_sync(here.poll, SOON)
+        assert here.recv() == (False, Role.UNKNOWN, 0)
+        await anyio.to_thread.run_sync(process.join, SOON)
+        assert watcher.is_primary
+
+
+async def test_old_news_meets_nobody(node: SimulatedNode) -> None:
+    """LiteFS is killed, restarted and reset from 8 to 3: no wait for 8 returns, and one for 3 does."""
+    node.commit(txid=8)
+    async with Watcher(node.settings()) as watcher:
+        assert (await watcher.wait_for_tx(8, timeout=SOON)).txid == 8
+        await anyio.to_thread.run_sync(node.stop)
+        await watcher.wait_for_role(Role.UNKNOWN, timeout=SOON)
+        with pytest.raises(TimeoutError, match="nothing confirms"):
+            await watcher.wait_for_tx(8, timeout=0)
+        got: list[Position] = []
+
+        async def wait(txid: int) -> None:
+            got.append(await watcher.wait_for_tx(txid))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait, 8)
+            tasks.start_soon(wait, 3)
+            await anyio.wait_all_tasks_blocked()
+            position = node.commit(txid=3, notify=False)
+            await anyio.to_thread.run_sync(node.restart)
+            with anyio.fail_after(SOON):
+                while not got:
+                    await anyio.lowlevel.checkpoint()
+            assert got == [position]
+            tasks.cancel_scope.cancel()
+
+
+async def test_late_waits_are_counted(node: SimulatedNode) -> None:
+    """For operators: statistics().timeouts."""
+    async with Watcher(node.settings()) as watcher:
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await watcher.wait_for_tx(9, timeout=0)
+        assert watcher.statistics().timeouts == 3
+        assert watcher.statistics().restarts == 0
