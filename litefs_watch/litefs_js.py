@@ -233,8 +233,9 @@ def _cookie_headers(request: Any) -> list[bytes]:
 
 
 def _info(watcher: Watcher | BlockingWatcher) -> InstanceInfo:
-    is_primary = watcher.role is Role.PRIMARY
-    return InstanceInfo(watcher.hostname if is_primary else watcher.primary, watcher.hostname, is_primary)
+    role, primary = watcher.standing
+    is_primary = role is Role.PRIMARY
+    return InstanceInfo(watcher.hostname if is_primary else primary, watcher.hostname, is_primary)
 
 
 def _settings(litefs_dir: str | Path | None, database: str | None) -> Settings:

@@ -48,7 +48,8 @@ class _Gate:
         known = self._known
         room = self._waiting < self._max_waiting
         try:
-            return Node(known.role, known.primary, self.hostname, known.position(self.database), room)
+            standing = known.standing  # once: between two looks it may be another
+            return Node(standing.role, standing.primary, self.hostname, known.position(self.database), room)
         except WatcherClosed:
             return Node(Role.UNKNOWN, None, self.hostname, None, room=False)
 

@@ -10,6 +10,7 @@ import anyio
 
 from litefs_watch import NoPrimary, NotPrimary, Position, Role, Settings, WaitTimeout, Watcher, WrongInstance
 from litefs_watch.asgi.types import App, Message, Receive, Scope, Send
+from litefs_watch.changes import Standing
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -29,6 +30,10 @@ class FakeWatcher:
         self.waits: list[tuple[Any, ...]] = []
         self.reads = 0
         self.during: Callable[[], object] = lambda: None
+
+    @property
+    def standing(self) -> Standing:
+        return Standing(self.role, self.primary)
 
     def position(self, database: str | None = None) -> Position | None:
         return self.known
