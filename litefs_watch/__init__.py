@@ -2,36 +2,43 @@
 
 A map of the package, in the order of the data::
 
-    sources/        what says 'look again', or states a fact: the event stream, inotify, the re-read
-    readings        what a source saw, and when that look began
-    state           the one file that decides what is true
-    conditions      who waits for what, and how they are woken
-    supervisor      keeps the sources running
-    watcher         Watcher: what applications call
-    blocking        BlockingWatcher: the same for threads
+    changes, position, errors, settings, status     the words that everybody uses; they do no work
 
-    settings, position, wire, errors, status    the values in between
-    cli, testing, pytest_plugin                 the command, the simulated node and cluster, fixtures
+    core/           what decides: readings (what a source saw, and when that look began), state (the one file that
+                    concludes), waiters and subscriptions (who is to be woken), board (state and queues in one step)
+    sources/        what says 'look again', or states a fact: the event stream, inotify, the re-read; their supervisor
+    watchers/       run (from a start to its end), watcher (Watcher: asyncio and trio), blocking (BlockingWatcher: threads),
+                    bridge (any event loop over the thread's)
 
-What is not exported here is in a module of its own, imported only by who uses it.
+    consistency/    read-your-own-writes, decided: tokens, options, policy; knows no server
+    web/            what drives that for requests; its shells are asgi, wsgi, django, fastapi
+    halt/           writing from a replica, under LiteFS's HALT lock
+    operate/        the status in words, for whoever operates a node
+    cli, testing    the command; the simulated node and cluster, with pytest's fixtures in pytest_plugin
+
+The names below are loaded when they are first used. What is not among them is in a module of its own, for who uses it.
 """
 
-from litefs_watch.changes import PrimaryChange, Role, TxChange
-from litefs_watch.watchers.subscription import Subscription
-from litefs_watch.errors import (
-    ConfigError,
-    LiteFSWatchError,
-    NoPrimary,
-    NotPrimary,
-    WaitTimeout,
-    WatcherClosed,
-    WrongInstance,
-)
-from litefs_watch.position import Position
-from litefs_watch.settings import Settings
-from litefs_watch.status import Statistics, Status
-from litefs_watch.watchers.blocking import BlockingWatcher
-from litefs_watch.watchers.watcher import Watcher
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from litefs_watch.changes import PrimaryChange, Role, TxChange
+    from litefs_watch.errors import (
+        ConfigError,
+        LiteFSWatchError,
+        NoPrimary,
+        NotPrimary,
+        WaitTimeout,
+        WatcherClosed,
+        WrongInstance,
+    )
+    from litefs_watch.position import Position
+    from litefs_watch.settings import Settings
+    from litefs_watch.status import Statistics, Status
+    from litefs_watch.watchers.blocking import BlockingWatcher
+    from litefs_watch.watchers.subscription import Subscription
+    from litefs_watch.watchers.watcher import Watcher
 
 __all__ = [
     "BlockingWatcher",
@@ -53,3 +60,36 @@ __all__ = [
     "WrongInstance",
 ]
 __version__ = "0.1.0"
+
+_MODULES = {
+    "changes": ("PrimaryChange", "Role", "TxChange"),
+    "errors": (
+        "ConfigError",
+        "LiteFSWatchError",
+        "NoPrimary",
+        "NotPrimary",
+        "WaitTimeout",
+        "WatcherClosed",
+        "WrongInstance",
+    ),
+    "position": ("Position",),
+    "settings": ("Settings",),
+    "status": ("Statistics", "Status"),
+    "watchers.blocking": ("BlockingWatcher",),
+    "watchers.subscription": ("Subscription",),
+    "watchers.watcher": ("Watcher",),
+}
+_HOMES = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
+
+if not TYPE_CHECKING:  # a type checker that saw this would take any name for one of ours
+
+    def __getattr__(name: str) -> object:
+        """Load a public name: pytest imports this package in every project that has it, and few need pydantic for that."""
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(home), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

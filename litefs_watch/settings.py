@@ -59,7 +59,8 @@ class Settings(BaseModel):
     """Seconds between two re-reads while somebody waits and no source sees replication (a mount without its stream)."""
 
     silence: Seconds = 3.0
-    """Seconds without an answer from any source after which the role is UNKNOWN (a frozen LiteFS)."""
+    """Seconds without an answer from any source after which the role is UNKNOWN (a frozen LiteFS). At least
+    ``idle_interval``: nobody answers who is not asked."""
 
     app_name: str | None = None
     """The Fly.io application (``FLY_APP_NAME``), for internal domains."""
@@ -83,6 +84,8 @@ class Settings(BaseModel):
         ``LITEFS_DIR``, ``DATABASE_FILENAME``, ``LITEFS_API_URL`` (``none``: no event stream), ``LITEFS_DATA_DIR``,
         ``LITEFS_STANDALONE``, ``FLY_MACHINE_ID``, ``INTERNAL_PORT`` else ``PORT``, ``FLY_APP_NAME``, ``FLY_REGION``.
 
+        Where ``environ`` is given, nothing else is read: not this process's ``FLY_MACHINE_ID`` either.
+
         Raises `ConfigError` when ``LITEFS_DIR`` is missing and ``standalone`` is not asked for, or a value is wrong.
         """
         variables = os.environ if environ is None else environ
@@ -103,7 +106,10 @@ class Settings(BaseModel):
                 found[field] = value
         if str(found.get("api_url", "")).lower() in ("none", "off"):
             found["api_url"] = None
-        return cls(**(found | overrides))
+        found |= overrides
+        if environ is not None and not found.get("hostname"):
+            found["hostname"] = os.uname().nodename  # else `node_name` would look into os.environ
+        return cls(**found)
 
     @field_validator("litefs_dir", "data_dir", mode="after")
     @classmethod
@@ -137,6 +143,16 @@ class Settings(BaseModel):
             raise ValueError(
                 "LITEFS_DIR is not set: set it (or litefs_dir=) to the directory where LiteFS is mounted, 'fuse.dir' in "
                 "litefs.yml; to develop without LiteFS, use standalone=True (LITEFS_STANDALONE=1)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_silence(self) -> Settings:
+        if self.silence < self.idle_interval:
+            raise ValueError(
+                f"silence={self.silence:g} is below idle_interval={self.idle_interval:g}: a quiet node would be taken for a "
+                f"frozen one between two re-reads; set silence= to {3 * self.idle_interval:g} (by default it is three times "
+                "idle_interval), or a shorter idle_interval="
             )
         return self
 

@@ -112,6 +112,29 @@ def test_this_node_is_named_as_litefs_names_it(monkeypatch: pytest.MonkeyPatch) 
     assert Settings("/l", hostname="a").node_name == "a"
 
 
+def test_a_given_environment_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mapping without FLY_MACHINE_ID, or with an empty one, means the machine's own name, whatever this process has."""
+    monkeypatch.setenv("FLY_MACHINE_ID", "148e21")
+    monkeypatch.setenv("DATABASE_FILENAME", "other.db")
+    for environ in ({"LITEFS_DIR": "/l"}, {"LITEFS_DIR": "/l", "FLY_MACHINE_ID": ""}):
+        assert Settings.from_env(environ).node_name == socket.gethostname()
+        assert Settings.from_env(environ).database is None
+    assert Settings.from_env({"LITEFS_DIR": "/l"}, hostname="a").node_name == "a"
+    assert Settings.from_env({"LITEFS_DIR": "/l"}, hostname=None).node_name == socket.gethostname()
+    assert Settings.from_env({"LITEFS_DIR": "/l", "FLY_MACHINE_ID": "b"}).node_name == "b"
+    monkeypatch.setenv("LITEFS_DIR", "/l")
+    assert Settings.from_env().node_name == "148e21"
+
+
+def test_silence_is_no_shorter_than_the_pause_between_two_looks() -> None:
+    """Between two re-reads, a quiet node would be UNKNOWN; the error says what was seen and what to set."""
+    for options in ({"idle_interval": 60}, {"silence": 0.5}, {"idle_interval": 60, "silence": 59.9}):
+        with pytest.raises(ConfigError, match=r"silence=\S+ is below idle_interval=\S+: .*; set silence= to \d+ "):
+            Settings("/l", **options)
+    assert Settings("/l", idle_interval=60, silence=60).silence == 60
+    assert Settings("/l", idle_interval=0.1, silence=0.5).silence == 0.5
+
+
 def test_a_call_without_a_database_needs_a_default() -> None:
     """And says where to set it."""
     with pytest.raises(ConfigError, match="DATABASE_FILENAME"):

@@ -129,6 +129,7 @@ class SimulatedNode(NodeProcess):
             "hostname": self.hostname,
             "data_dir": self.data_dir,
             "region": self.region,
+            "silence": max(3.0, 3 * overrides.get("idle_interval", 1.0)),  # must be no shorter
         }
         return Settings(**(known | overrides))
 

@@ -377,7 +377,7 @@ async def test_a_killed_primary_is_unknown_everywhere_and_comes_back(mounted_pai
 async def test_a_frozen_litefs_freezes_nothing_here(mounted_pair: Pair) -> None:
     """The loop goes on, the role becomes UNKNOWN, the start is bounded, and all heals with the thaw."""
     node = mounted_pair.replica
-    async with Watcher(node.settings(silence=0.5)) as watcher:
+    async with Watcher(node.settings(silence=0.5, idle_interval=0.1)) as watcher:
         position = watcher.position()
         with thawed(node):
             began = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -40,6 +41,15 @@ def test_early():
     assert "litefs_watch.testing" not in sys.modules
 """
 
+MODULES = """
+import json
+import sys
+
+def test_modules():
+    with open("modules.json", "w") as file:
+        json.dump(list(sys.modules), file)
+"""
+
 
 @pytest.fixture
 def plugin() -> list[str]:
@@ -52,9 +62,26 @@ def test_the_fixtures_work_in_a_suite_of_its_own(tmp_path: Path, plugin: list[st
     """With warnings as errors; the FUSE node skips where it can't be; the simulators load with the first fixture."""
     (tmp_path / "test_a_early.py").write_text(EARLY)
     (tmp_path / "test_b.py").write_text(TESTS)
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *plugin, str(tmp_path)]
-    package = str(Path(__file__).parents[2])
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
-    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environ, check=False, timeout=60)
+    run = run_pytest(tmp_path, *plugin)
     assert run.returncode == 0, run.stdout + run.stderr
     assert ("5 passed" if fuse_available() is None else "4 passed, 1 skipped") in run.stdout
+
+
+def test_a_suite_that_uses_no_fixture_loads_nothing_of_ours(tmp_path: Path) -> None:
+    """The plugin adds two small modules of ours to somebody else's run of pytest, and no library."""
+    (tmp_path / "test_modules.py").write_text(MODULES)
+    loaded = []
+    for plugin in ([], ["-p", "litefs_watch.pytest_plugin"]):
+        run = run_pytest(tmp_path, *plugin, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")  # anyio's own plugin would hide ours
+        assert run.returncode == 0, run.stdout + run.stderr
+        loaded.append(set(json.loads((tmp_path / "modules.json").read_text())))
+    without, with_plugin = loaded
+    assert with_plugin - without == {"litefs_watch", "litefs_watch.pytest_plugin"}
+
+
+def run_pytest(directory: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, with warnings as errors."""
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *options, str(directory)]
+    package = str(Path(__file__).parents[2])
+    environ = os.environ | variables | {"PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run(command, capture_output=True, text=True, cwd=directory, env=environ, check=False, timeout=60)
