@@ -18,7 +18,9 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 import watchfiles
@@ -36,11 +38,15 @@ QUICK_STEP, SLOW_STEP = 1, 50
 """Milliseconds; see above."""
 LINGER = 1.0
 """Seconds that the quick watch stays after the last waiter: starting one costs more than that."""
+FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0
+"""Seconds before a watch that failed is tried again, doubled each time: where inotify is used up, it stays so for long."""
 _SETUP = 0.005  # seconds: within this a new watch is in place; what happened before is found by a look after it
 
 _LTX = re.compile(r"[0-9a-f]{16}-([0-9a-f]{16})\.ltx")
 
 _THREAD = "litefs_watch inotify"
+
+T = TypeVar("T")
 
 Folders = dict[Path, tuple[int, int]]
 """The folders to watch, and the identity of each (device, inode)."""
@@ -87,7 +93,11 @@ class FolderWatch:
         self._on_data = False
         self._slow: _Watch | None = None
         self._quick: _Watch | None = None
-        self._failure: str | None = None
+        self._failure: str | None = None  # why the last watch failed, until the next one has proven itself
+        self._failed_at = self._retry_at = float("-inf")
+        self._pause = FIRST_PAUSE
+        self._detail = ""
+        self._error: Exception | None = None  # raised by a callback, outside of our task
         self._check_at = 0.0
         self.health = Health("files")
 
@@ -101,17 +111,22 @@ class FolderWatch:
         self._thread.close()
 
     async def run(self) -> None:
+        """Watch until cancelled. Where it raises it can be run again."""
+        self._thread, self._stirred = CallThread("litefs_watch folders"), anyio.Event()
+        self._folders, self._check_at, self._error = {}, 0.0, None
         quick_until = 0.0
         needed_then = self._needed()
         try:
             while True:
+                if self._error is not None:
+                    raise self._error
                 now = time.monotonic()
                 if now >= self._check_at or self._needed() != needed_then:
                     self._check_at, needed_then = now + CHECK_INTERVAL, self._needed()
                     await self._check()
                 if self._hurried():
                     quick_until = now + LINGER
-                    if self._quick is None and self._folders:
+                    if self._quick is None and self.covers:
                         self._quick = self._start(QUICK_STEP)
                 elif now >= quick_until:
                     self._stop_quick()
@@ -126,22 +141,22 @@ class FolderWatch:
         """Watch what is there to be watched now."""
         needed, databases = self._needed(), self._databases()
         folders, on_data, detail = await self._thread.run(lambda: self._plan(needed, databases))
-        failed, self._failure = self._failure, None
-        if folders != self._folders or failed:
+        if folders and time.monotonic() < self._retry_at:
+            return
+        if folders != self._folders:
             self._stop_both()
             self._folders, self._on_data = folders, on_data
             self._slow = self._start(SLOW_STEP) if folders else None
-        if failed:
-            detail = f"{detail}; failed: {failed}"
-        if folders:
-            self.health.up(detail)
-        else:
+        self._detail = detail
+        if not folders:
             self.health.down(detail, level=logging.INFO)
+        elif self._failure is None:
+            self.health.up(detail)
 
     @property
     def covers(self) -> bool:
-        """Whether a watch is in place."""
-        return self._slow is not None
+        """Whether a watch is in place; after one that failed, only once the next has answered."""
+        return self._slow is not None and self._failure is None
 
     def _plan(self, needed: bool, databases: set[str]) -> tuple[Folders, bool, str]:
         """Blocking. The folders to watch, whether they are LiteFS's data, and a word on it."""
@@ -167,7 +182,7 @@ class FolderWatch:
         return folders, True, f"watching LiteFS's data directory {data_dir}, since {silent}"
 
     def _start(self, step: int) -> _Watch:
-        watch = _Watch(list(self._folders), step, self._changed, self._failed)
+        watch = _Watch(list(self._folders), step, self._changed, self._failed, self._raised)
         self._look_at(time.monotonic() + _SETUP)
         return watch
 
@@ -183,6 +198,9 @@ class FolderWatch:
             self._slow = None
 
     def _changed(self, paths: list[str]) -> None:
+        if self._failure is not None:
+            self._failure = None
+            self.health.up(self._detail)
         if self._on_data:
             self._data_changed(paths)
             return
@@ -209,10 +227,19 @@ class FolderWatch:
             self._look(None)
 
     def _failed(self, reason: str) -> None:
-        self._failure = reason
+        now = time.monotonic()
+        steady = now - self._failed_at > 2 * LAST_PAUSE
+        self._pause = FIRST_PAUSE if steady else min(2 * self._pause, LAST_PAUSE)
+        self._failure, self._failed_at, self._retry_at = reason, now, now + self._pause
+        self._stop_both()
         self._folders = {}
-        self.health.down(reason)
+        self.health.down(f"{reason}; tried again in {self._pause:g} s")
         self._look(None)
+
+    def _raised(self, error: Exception) -> None:
+        """What a callback raised: in the loop itself it would be lost, or end the application; so `run` raises it."""
+        self._error = error
+        self.stir()
 
 
 def _identify(paths: list[Path]) -> Folders:
@@ -237,12 +264,18 @@ class _Watch:
     """A daemon thread in watchfiles, which calls back in the loop that made it."""
 
     def __init__(
-        self, folders: list[Path], step: int, on_change: Callable[[list[str]], None], on_failure: Callable[[str], None]
+        self,
+        folders: list[Path],
+        step: int,
+        on_change: Callable[[list[str]], None],
+        on_failure: Callable[[str], None],
+        on_error: Callable[[Exception], None],
     ) -> None:
         self._folders = folders
         self._step = step
         self._on_change = on_change
         self._on_failure = on_failure
+        self._on_error = on_error
         self._token = current_token()
         self._stop = threading.Event()
         threading.Thread(target=self._run, name=f"{_THREAD}, {step} ms", daemon=True).start()
@@ -266,12 +299,15 @@ class _Watch:
                 raise_interrupt=False,
             ):
                 paths = [path for _, path in changes]
-                if self._stop.is_set() or not call_soon(self._token, lambda paths=paths: self._deliver(paths)):  # type: ignore[misc]
+                if self._stop.is_set() or not call_soon(self._token, partial(self._deliver, self._on_change, paths)):
                     return
-        except (OSError, RuntimeError) as error:  # RuntimeError: watchfiles' own
-            reason = f"watchfiles: {error}"
-            call_soon(self._token, lambda: None if self._stop.is_set() else self._on_failure(reason))
+        except BaseException as error:  # noqa: BLE001 - OSError, watchfiles' own RuntimeError, its Rust's panic
+            call_soon(self._token, partial(self._deliver, self._on_failure, f"watchfiles: {error}"))
 
-    def _deliver(self, paths: list[str]) -> None:
-        if not self._stop.is_set():
-            self._on_change(paths)
+    def _deliver(self, callback: Callable[[T], None], news: T) -> None:
+        if self._stop.is_set():
+            return
+        try:
+            callback(news)
+        except Exception as error:  # noqa: BLE001 - raised where the source runs
+            self._on_error(error)

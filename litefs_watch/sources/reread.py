@@ -27,6 +27,8 @@ some hundred microseconds to milliseconds from the rename of the ``.ltx`` file t
 EXPECTED_FOR = 0.2
 """Seconds after which such a transaction is no longer expected (a reader holds replication back)."""
 
+_THREAD = "litefs_watch re-read"
+
 
 class _Batch:
     """Those who asked for the same look."""
@@ -37,7 +39,13 @@ class _Batch:
         self.done = anyio.Event()
         self.positions: dict[str, Position] = {}
         self.faults: dict[str, str] = {}
-        self.failed = False
+        self.error: Exception | None = None
+
+    def fail(self, error: Exception) -> None:
+        """Tell those who wait. Nothing where the look is done."""
+        if not self.done.is_set():
+            self.error = error
+            self.done.set()
 
 
 class Reread:
@@ -65,8 +73,8 @@ class Reread:
         self._known = known
         self._awaited = awaited
         self._sighted = sighted
-        self._thread = CallThread("litefs_watch re-read")
-        self._next = _Batch()
+        self._thread = CallThread(_THREAD)
+        self._next, self._current = _Batch(), _Batch()
         self._stirred = anyio.Event()
         self._look_at: float | None = None
         self._everything_at = 0.0
@@ -102,12 +110,15 @@ class Reread:
         self._stirred.set()
 
     async def read_position(self, database: str) -> Position | None:
-        """The position in the file, from a look that begins after this call. Raises `OSError` where it is unreadable."""
+        """The position in the file, from a look that begins after this call. Raises `OSError` where it is unreadable.
+
+        `WatcherClosed` where the watcher is stopped meanwhile. While a re-read that failed pauses, it waits for the next.
+        """
         batch = self._next
         self.look(database)
         await batch.done.wait()
-        if batch.failed:
-            raise WatcherClosed("the watcher was stopped during a read")
+        if batch.error is not None:
+            raise batch.error
         for name in (f"{database}-pos", "."):
             if name in batch.faults:
                 raise OSError(batch.faults[name])
@@ -117,24 +128,34 @@ class Reread:
         """Let the thread end. From any thread."""
         self._thread.close()
 
+    def end(self) -> None:
+        """Nobody looks any more: who asked, and who will ask, gets `WatcherClosed`."""
+        for batch in (self._current, self._next):
+            batch.fail(WatcherClosed("the watcher was stopped during a read"))
+
     async def run(self) -> None:
-        batch = self._next
+        """Look until cancelled. Where it raises it can be run again: who asks meanwhile is answered then."""
+        self._thread, self._stirred = CallThread(_THREAD), anyio.Event()
+        self._everything_at = 0.0  # what the last run was asked for, and did not come to
         try:
             while True:
-                delay = self._delay()
-                if delay > 0:
-                    with anyio.move_on_after(delay):
-                        await self._stirred.wait()
-                    self._stirred = anyio.Event()
-                    if self._delay() > 0:
-                        continue
-                batch, self._next = self._next, _Batch()
-                await self._look(batch)
+                await self._until_due()
+                self._current, self._next = self._next, _Batch()
+                await self._look(self._current)
+        except Exception as error:
+            self._current.fail(OSError(f"the look at {self._directory.path} failed: {error!r}"))
+            raise
+        except BaseException:
+            self.end()
+            raise
         finally:
-            for unfinished in (batch, self._next):
-                unfinished.failed = True
-                unfinished.done.set()
             self._thread.close()
+
+    async def _until_due(self) -> None:
+        while (delay := self._delay()) > 0:
+            with anyio.move_on_after(delay):
+                await self._stirred.wait()
+            self._stirred = anyio.Event()
 
     def _delay(self) -> float:
         """Seconds until the next look; zero or less: now."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import anyio
+from anyio import sleep
 
-from litefs_watch.core.readings import Reading, Silence
+from litefs_watch.core.readings import Reading, Silence, StreamEnded
 from litefs_watch.position import Position
 from litefs_watch.settings import Settings
 from litefs_watch.sources import Health, Source
@@ -81,10 +82,14 @@ class Supervisor:
         self._sources: dict[str, Source] = {"stream": self._stream, "files": self._files, "reread": self._reread}
 
     async def run(self) -> None:
-        async with anyio.create_task_group() as tasks:
-            for source in self._sources.values():
-                tasks.start_soon(self._keep_running, source.run, source.health)
-            tasks.start_soon(self._keep_running, self._listen_for_silence)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._keep_running, self._run_stream, self._stream.health)
+                tasks.start_soon(self._keep_running, self._files.run, self._files.health)
+                tasks.start_soon(self._keep_running, self._reread.run, self._reread.health)
+                tasks.start_soon(self._keep_running, self._listen_for_silence)
+        finally:
+            self._reread.end()
 
     def close(self, reason: str) -> None:
         """Every source is down for that ``reason``, and its thread ends. From any thread, without a loop."""
@@ -150,6 +155,15 @@ class Supervisor:
         if self._settings.data_dir is None:
             self._files.data_dir = path
 
+    async def _run_stream(self) -> None:
+        try:
+            await self._stream.run()
+        except Exception:  # no more events come, and nobody else says so
+            self._stream.attempted = True
+            self._report(StreamEnded(time.monotonic()))
+            self._look_and_stir()
+            raise
+
     async def _keep_running(self, run: Callable[[], Awaitable[None]], health: Health | None = None) -> None:
         """Run it again, whole, where it fails: through a fault of ours, or where no thread is to be had."""
         pause = FIRST_PAUSE
@@ -163,7 +177,7 @@ class Supervisor:
                     health.down(f"failed, and runs again: {error!r}")
             if time.monotonic() - began >= LAST_PAUSE:
                 pause = FIRST_PAUSE
-            await anyio.sleep(pause)
+            await sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
             self._restarts += 1
 

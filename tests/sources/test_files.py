@@ -254,3 +254,23 @@ async def test_a_watch_that_fails_is_health_and_is_tried_again(
         recorder.looks.clear()
         await recorder.until(lambda: "app.db" in recorder.looks, lambda: write(tmp_path))
         assert watch.health.alive
+
+
+async def test_a_failing_watch_covers_nothing_and_is_not_tried_in_a_spin(
+    tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where inotify is used up, waits fall back to looking by themselves; each pause is twice the last."""
+    covered: list[bool] = []
+
+    def fail(*_: Path, **__: Any) -> Iterator[set[Any]]:
+        covered.append(watch.covers)
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(watchfiles, "watch", fail)
+    monkeypatch.setattr(files_module, "FIRST_PAUSE", 0.01)
+    async with running(recorder.watch(tmp_path)) as watch:
+        await recorder.until(lambda: len(covered) >= 4)
+        assert not any(covered[1:])
+        assert not watch.covers
+        assert "Too many open files" in watch.health.status.detail
+        assert watch._pause >= 0.04
