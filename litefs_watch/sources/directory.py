@@ -79,6 +79,8 @@ class Directory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.answered_at = float("-inf")
+        """When a file last answered, on the clock of `time.monotonic`: a look at many of them takes its time."""
 
     def look(self, databases: Iterable[str]) -> DirectoryRead:
         """Everything: the mount, ``.primary``, ``.lag``, and each ``-pos`` that is listed or belongs to ``databases``.
@@ -120,9 +122,10 @@ class Directory:
                 raw = os.read(descriptor, _READ_LIMIT)
             finally:
                 os.close(descriptor)
+            self.answered_at = time.monotonic()
             return parse(raw)
         except FileNotFoundError:
-            return None
+            self.answered_at = time.monotonic()
         except OSError as error:
             faults[name] = f"{_printable(name)}: {error.strerror}"
         except WireError as error:

@@ -57,8 +57,9 @@ class Supervisor:
         self._answered_at = time.monotonic()
         self._answered = anyio.Event()
         self._restarts = 0
+        self._directory = Directory(litefs_dir)
         self._reread = Reread(
-            Directory(litefs_dir),
+            self._directory,
             idle_interval=settings.idle_interval,
             blind_interval=settings.blind_interval,
             report=self._report,
@@ -184,7 +185,7 @@ class Supervisor:
     async def _listen_for_silence(self) -> None:
         """A frozen LiteFS answers no read and closes no connection: only the time that passes tells."""
         while True:
-            quiet = time.monotonic() - self._answered_at
+            quiet = time.monotonic() - max(self._answered_at, self._directory.answered_at)
             if quiet < self._settings.silence:
                 await anyio.sleep(self._settings.silence - quiet)
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -240,3 +241,23 @@ async def test_pauses_grow(harness: Harness, monkeypatch: pytest.MonkeyPatch) ->
     with anyio.fail_after(SOON):
         await harness.supervisor._keep_running(failing)
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+
+async def test_a_long_look_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file that answers is an answer, long before the look at all of them is done and reported."""
+    for number in range(150):
+        (tmp_path / f"{number}.db-pos").write_text(f"{5:016x}/{1 << 63:016x}\n")
+    harness = Harness(tmp_path, silence=0.5)
+    opened = os.open
+    slow = threading.Event()
+
+    def slowly(*arguments: Any) -> int:
+        if str(arguments[0]).endswith("-pos"):
+            slow.wait(0.01)  # 1.5 s in all
+        return opened(*arguments)
+
+    monkeypatch.setattr(os, "open", slowly)
+    async with harness.running():
+        await harness.until(lambda: any(isinstance(each, DirectoryRead) for each in harness.readings))
+        assert not any(isinstance(each, Silence) for each in harness.readings)
+        slow.set()
