@@ -9,7 +9,8 @@ import signal
 import stat
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any
+from contextlib import suppress
+from typing import Any, ClassVar
 
 import anyio
 from anyio.lowlevel import current_token
@@ -23,7 +24,7 @@ def asynchronous(command: Callable[..., Coroutine[Any, Any, int]]) -> Callable[.
     """Run an async command, whose result is the exit status.
 
     A signal that would end the process cancels it, so that it can tidy up; the status is then 128 and the signal's number.
-    A second one ends it at once.
+    A second one ends it at once, and first whatever runs in a `ProcessGroup`.
     """
 
     @functools.wraps(command)
@@ -66,9 +67,20 @@ class _Ending:
             scope.cancel()
 
     def _end(self, number: int, frame: object) -> None:
-        self.signal = number
-        self._restore()  # a second one ends the process at once
-        self._cancel()
+        if self.signal:
+            self._end_at_once(number)
+        else:
+            self.signal = number
+            self._cancel()
+
+    def _end_at_once(self, number: int) -> None:
+        """With status 128 and the number, by `os._exit`: a container's first process is immune to its own signals.
+
+        Until then the handlers stay: the default action would end this process alone, and leave its groups behind.
+        """
+        if ProcessGroup.kill_all():
+            os._exit(128 + number)
+        ProcessGroup.then = lambda: self._end_at_once(number)
 
     def _restore(self) -> None:
         while self._before:
@@ -84,6 +96,53 @@ class _Ending:
 
     def __exit__(self, *_: object) -> None:
         self._restore()
+
+
+class ProcessGroup:
+    """What a second signal ends with this process: ``with ProcessGroup() as group: group.lead(process.pid)``.
+
+    It is entered *before* the process is started: a signal that comes in between waits until it is known whom to kill. On
+    the main thread, whose signal handlers these are.
+    """
+
+    _entered: ClassVar[set[ProcessGroup]] = set()
+    then: ClassVar[Callable[[], object] | None] = None
+    """What a second signal has left to do, as soon as no group is about to start."""
+
+    def __init__(self) -> None:
+        self._leader: int | None = None
+
+    def lead(self, leader: int) -> None:
+        """It has started: the process ``leader`` and what that starts."""
+        self._leader = leader
+        self._go_on()
+
+    @classmethod
+    def kill_all(cls) -> bool:
+        """SIGKILL to each. False, and nothing done, while one is about to start."""
+        if any(group._leader is None for group in cls._entered):
+            return False
+        for group in cls._entered:
+            group.kill()
+        return True
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        if self._leader is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._leader, number)
+
+    @classmethod
+    def _go_on(cls) -> None:
+        if cls.then is not None:
+            cls.then()
+
+    def __enter__(self) -> ProcessGroup:
+        self._entered.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._entered.discard(self)
+        self._go_on()
 
 
 async def end_with_reader() -> None:

@@ -15,7 +15,7 @@ from litefs_watch.cli.app import FAILED
 from litefs_watch.cli.deadline import Deadline
 from litefs_watch.cli.options import check_seconds, node_options
 from litefs_watch.cli.output import emit, warn
-from litefs_watch.cli.process import asynchronous
+from litefs_watch.cli.process import ProcessGroup, asynchronous
 from litefs_watch.operate.words import reasons, role_text
 from litefs_watch.sources.http import HTTP_ERRORS, request
 
@@ -158,19 +158,21 @@ def left(deadline: Deadline) -> float:
 async def shell(words: str, where: str) -> int:
     """Run a command line in a shell, with this process's own streams. Its exit status, as a shell has it."""
     warn(f"running {where}: {words}")
-    # A session of its own: a shell that is ended leaves its children behind, a group can be ended as a whole.
-    process = await anyio.open_process(words, stdin=None, stdout=None, stderr=None, start_new_session=True)
-    try:
-        status = await process.wait()
-    except BaseException:
-        with anyio.CancelScope(shield=True):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            await process.wait()
-        raise
-    finally:
-        with anyio.CancelScope(shield=True):
-            await process.aclose()
+    with ProcessGroup() as group:
+        # A session of its own: a shell that is ended leaves its children behind, a group can be ended as a whole.
+        with anyio.CancelScope(shield=True):  # cancelled halfway, it would be left behind, or the shell's children would
+            process = await anyio.open_process(words, stdin=None, stdout=None, stderr=None, start_new_session=True)
+        group.lead(process.pid)
+        try:
+            status = await process.wait()
+        except BaseException:
+            group.kill(signal.SIGTERM)
+            with anyio.CancelScope(shield=True):
+                await process.wait()  # for as long as it takes: who has no patience sends a second signal
+            raise
+        finally:
+            with anyio.CancelScope(shield=True):
+                await process.aclose()
     if status:
         status = 128 - status if status < 0 else status
         warn(f"{words}: status {status}; the application is not started")

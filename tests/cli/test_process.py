@@ -151,7 +151,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
         "        await anyio.sleep_forever()\n"
         "command()"
     )
-    assert python(code).returncode == -signal.SIGTERM
+    assert python(code).returncode == 128 + signal.SIGTERM
 
 
 def test_a_limit_counts_from_before_the_start() -> None:
