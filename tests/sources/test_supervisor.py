@@ -40,7 +40,7 @@ class Harness:
         self.readings: list[Reading] = []
         self.awaited: frozenset[str] = frozenset()
         self.supervisor = Supervisor(
-            Settings(folder, api_url=None, silence=silence),
+            Settings(folder, api_url=None, silence=silence, idle_interval=min(1.0, silence / 2)),
             folder,
             publish=self.publish,
             known=lambda: {"app.db"},
