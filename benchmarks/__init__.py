@@ -1,1 +1,1 @@
-"""Figures, each measured beside a baseline in the same run: ``python -m benchmarks wake|waiters|blocking|idle|http``."""
+"""Figures, each beside a baseline of the same run: ``python -m benchmarks wake|waiters|blocking|idle|http|imports``."""

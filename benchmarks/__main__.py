@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("wake", "waiters", "blocking", "idle", "http")
+NAMES = ("wake", "waiters", "blocking", "idle", "http", "imports")
 
 
 def main() -> int:

@@ -11,10 +11,11 @@ from functools import partial
 
 from anyio import from_thread
 
+from benchmarks.publishing import DATABASE, prepare, run_of, settings
 from benchmarks.table import show
-from litefs_watch import BlockingWatcher, Position, Settings
-from litefs_watch.core.readings import TxEvent
+from litefs_watch import BlockingWatcher, Position
 from litefs_watch.sources.thread import call_soon
+from litefs_watch.testing import SimulatedNode
 
 CALLS = 100_000
 ROUNDS = 31
@@ -23,17 +24,17 @@ PAUSE = 0.001  # seconds between two events, in which the waiter goes to sleep
 
 
 def met(watcher: BlockingWatcher) -> None:
-    positions = {"app.db": Position(10**9)}
+    positions = {DATABASE: Position(10**9)}
 
     def compare() -> None:
-        known = positions.get("app.db")
+        known = positions.get(DATABASE)
         if known is None or known.txid < 1:
             raise AssertionError
 
-    token = watcher.inner().token
+    token = run_of(watcher).token
 
     def portal() -> None:
-        from_thread.run_sync(lambda: watcher.inner().position().txid >= 1, token=token)  # type: ignore[union-attr]
+        from_thread.run_sync(lambda: watcher.tx_number() >= 1, token=token)
 
     ways: dict[str, tuple[Callable[[], object], int]] = {
         "a function with one comparison": (compare, CALLS),
@@ -48,9 +49,9 @@ def met(watcher: BlockingWatcher) -> None:
     show(f"A transaction that is here (median of {ROUNDS} rounds, in turn)", ["", "per call"], rows)
 
 
-def woken(watcher: BlockingWatcher) -> None:
+def woken(watcher: BlockingWatcher, node: SimulatedNode) -> None:
     """From the moment at which the watcher's thread has the event to the moment at which the waiting thread goes on."""
-    inner, token = watcher.inner(), watcher.inner().token
+    token = run_of(watcher).token
     if token is None:
         raise RuntimeError("the watcher is not running")
     event = threading.Event()
@@ -59,16 +60,13 @@ def woken(watcher: BlockingWatcher) -> None:
     def wait(txid: int) -> None:
         watcher.wait_for_tx(txid)
 
-    def publish(txid: int) -> None:
-        inner._publish(TxEvent(time.monotonic(), "app.db", Position(txid)))
-
     def wait_for_event(_: int) -> None:
         event.wait()
         event.clear()
 
-    ways: dict[str, tuple[Callable[[int], object], Callable[[int], object]]] = {
+    ways: dict[str, tuple[Callable[[int], object], Callable[[Callable[[], object]], object]]] = {
         "threading.Event, set by that thread": (wait_for_event, lambda _: event.set()),
-        "wait_for_tx, from the event": (wait, publish),
+        "wait_for_tx, from the event": (wait, lambda publish: publish()),
     }
     order = list(ways) * WAKES  # in turn: a noisy neighbour disturbs both
     first = watcher.tx_number() + 1
@@ -84,8 +82,9 @@ def woken(watcher: BlockingWatcher) -> None:
 
     def wake(number: int, name: str) -> None:
         nonlocal began
+        publish = prepare(watcher, node, first + number)  # for both, so that both have the same neighbours
         began = time.perf_counter()
-        ways[name][1](first + number)
+        ways[name][1](publish)
 
     times: dict[str, list[float]] = {name: [] for name in ways}
     threading.Thread(target=waiter, daemon=True).start()
@@ -103,7 +102,6 @@ def woken(watcher: BlockingWatcher) -> None:
 
 
 def main() -> None:
-    with BlockingWatcher(Settings("/nowhere", "app.db", api_url=None)) as watcher:
-        watcher.inner()._publish(TxEvent(time.monotonic(), "app.db", Position(10)))
+    with SimulatedNode() as node, BlockingWatcher(settings(node)) as watcher:
         met(watcher)
-        woken(watcher)
+        woken(watcher, node)

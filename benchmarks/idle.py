@@ -1,11 +1,8 @@
-"""What a watcher costs while nobody waits, and what importing it costs, each beside a baseline."""
+"""What a watcher costs while nobody waits, beside an event loop that sleeps."""
 
 from __future__ import annotations
 
 import asyncio
-import statistics
-import subprocess
-import sys
 import time
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -15,7 +12,6 @@ from litefs_watch import Settings, Watcher
 from litefs_watch.testing import SimulatedNode, fuse_available
 
 SECONDS = 10.0
-IMPORTS = 9
 
 
 async def busy(settings: Settings | None) -> float:
@@ -52,13 +48,6 @@ def watched(fuse: bool, **overrides: object) -> float:
     return share
 
 
-def imported(statement: str) -> float:
-    """Milliseconds of processor time, median of `IMPORTS` new interpreters."""
-    program = f"import time; began = time.process_time(); {statement}; print(time.process_time() - began)"
-    runs = [float(subprocess.check_output([sys.executable, "-c", program])) for _ in range(IMPORTS)]
-    return statistics.median(runs) * 1e3
-
-
 def main() -> None:
     rows: list[tuple[str, float]] = [("an event loop that sleeps", asyncio.run(busy(None)))]
     rows.append(("Watcher, ordinary directory with event stream", watched(False)))
@@ -69,10 +58,3 @@ def main() -> None:
         rows.append(("Watcher, FUSE mount with event stream", watched(True)))
         rows.append(("Watcher, FUSE mount without it, data directory", watched(True, api_url=None)))
     show(f"Idle, over {SECONDS:g} s", ["", "of a core"], [[name, f"{share:.2%}"] for name, share in rows])
-
-    libraries = "import anyio, pydantic; pydantic.BaseModel"
-    show(
-        "Importing (processor time)",
-        ["", "median"],
-        [[what, f"{imported(what):.0f} ms"] for what in (libraries, "import litefs_watch")],
-    )

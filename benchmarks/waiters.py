@@ -1,49 +1,64 @@
-"""What a publication costs while 10,000 wait and none of them is due, beside two ways to do it without an order."""
+"""What a publication costs while thousands wait: none of them due, beside two ways to do it without an order; and all of
+them, beside as many bare futures."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 
-import anyio
-
+from benchmarks.publishing import looked, prepare, settings
 from benchmarks.table import show
-from litefs_watch import Position, Settings, Watcher
-from litefs_watch.core.readings import TxEvent
+from litefs_watch import Watcher
+from litefs_watch.testing import SimulatedNode
 
 WAITERS = 10_000
+MANY = 100_000
 ROUNDS = 301
+DUE_ROUNDS = 7
 FAR = 10**12
+TIMEOUT = 600.0  # seconds; nobody's ends
+
+Publish = Callable[[], object]
 
 
-def microseconds(publish: Callable[[int], object]) -> list[str]:
+def microseconds(publication: Callable[[int], Publish]) -> list[str]:
     times = []
     for number in range(ROUNDS):
+        publish = publication(number)
         began = time.perf_counter()
-        publish(number)
+        publish()
         times.append((time.perf_counter() - began) * 1e6)
     ordered = sorted(times)
     return [f"{value:,.1f} us" for value in (statistics.median(ordered), ordered[int(ROUNDS * 0.9)])]
 
 
-async def ours() -> tuple[list[str], str]:
+async def until_waiting(watcher: Watcher, count: int) -> None:
+    """Until that many wait. Raises `TimeoutError` after a minute."""
+    async with asyncio.timeout(60):
+        while watcher.statistics().waiters < count:  # noqa: ASYNC110 - they have nothing else to do
+            await asyncio.sleep(0)
+
+
+async def ours(waiters: int = WAITERS) -> tuple[list[str], str]:
     """The whole way from an event of the stream to 'nobody is due', and what one who is due among them costs."""
-    async with Watcher(Settings("/nowhere", "app.db", api_url=None)) as watcher:
-        async with anyio.create_task_group() as tasks:
-            for number in range(WAITERS):
-                tasks.start_soon(watcher.wait_for_tx, FAR + number)
-            await anyio.wait_all_tasks_blocked()
-            await anyio.sleep(0.1)
-            if watcher.statistics().waiters != WAITERS:
-                raise RuntimeError(f"{watcher.statistics().waiters:,} wait, not {WAITERS:,}")
-            nobody = microseconds(lambda n: watcher._publish(TxEvent(time.monotonic(), "app.db", Position(n + 1))))
+    with SimulatedNode() as node:
+        async with Watcher(settings(node)) as watcher:
+            await looked(watcher, node)
+            tasks = [asyncio.create_task(watcher.wait_for_tx(FAR + number)) for number in range(waiters)]
+            await until_waiting(watcher, waiters)
+            first = watcher.tx_number() + 1
+            nobody = microseconds(lambda number: prepare(watcher, node, first + number))
             woken_before = watcher.statistics().wakes
-            watcher._publish(TxEvent(time.monotonic(), "app.db", Position(FAR)))
+            prepare(watcher, node, FAR)()
             woken = watcher.statistics().wakes - woken_before
-            tasks.cancel_scope.cancel()
-        return nobody, f"{woken} of {WAITERS:,}"
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return nobody, f"{woken} of {waiters:,}"
 
 
 async def scan() -> tuple[list[str], str]:
@@ -55,7 +70,7 @@ async def scan() -> tuple[list[str], str]:
             if wanted <= txid:
                 event.set()
 
-    return microseconds(publish), f"1 of {WAITERS:,}"
+    return microseconds(lambda number: lambda: publish(number)), f"1 of {WAITERS:,}"
 
 
 async def herd() -> tuple[list[str], str]:
@@ -89,9 +104,83 @@ async def herd() -> tuple[list[str], str]:
     return [f"{value:,.1f} us" for value in (statistics.median(times), max(times))], f"{WAITERS:,} of {WAITERS:,}"
 
 
-def main() -> None:
+async def resumed(
+    waits: Sequence[Awaitable[object]], settled: Callable[[], Awaitable[None]], publication: Callable[[], Publish]
+) -> float:
+    """Microseconds for each, from the publication until the last one goes on."""
+    left, done = len(waits), asyncio.Event()
+
+    async def wait(awaitable: Awaitable[object]) -> None:
+        nonlocal left
+        await awaitable
+        left -= 1
+        if not left:
+            done.set()
+
+    tasks = [asyncio.create_task(wait(awaitable)) for awaitable in waits]
+    await settled()
+    publish = publication()
+    gc.collect()
+    began = time.perf_counter()
+    publish()
+    async with asyncio.timeout(60):
+        await done.wait()
+    took = time.perf_counter() - began
+    await asyncio.gather(*tasks)
+    return took / len(waits) * 1e6
+
+
+async def futures(timeout: float | None) -> float:
+    """What asyncio itself takes."""
+    loop = asyncio.get_running_loop()
+    futures = [loop.create_future() for _ in range(WAITERS)]
+
+    async def wait(future: asyncio.Future[None]) -> None:
+        async with asyncio.timeout(timeout):
+            await future
+
+    def publish() -> None:
+        for future in futures:
+            future.set_result(None)
+
+    waits = [wait(future) if timeout else future for future in futures]
+    return await resumed(waits, lambda: asyncio.sleep(0), lambda: publish)
+
+
+async def everybody() -> None:
+    """In turn: a noisy neighbour disturbs all of them."""
+    times: dict[tuple[str, float | None], list[float]] = {}
+    with SimulatedNode() as node:
+        async with Watcher(settings(node)) as watcher:
+            await looked(watcher, node)
+            for _ in range(DUE_ROUNDS):
+                for timeout in (None, TIMEOUT):
+                    txid = watcher.tx_number() + 1
+                    waits = [watcher.wait_for_tx(txid, timeout=timeout) for _ in range(WAITERS)]
+                    took = await resumed(
+                        waits, partial(until_waiting, watcher, WAITERS), partial(prepare, watcher, node, txid)
+                    )
+                    times.setdefault(("wait_for_tx", timeout), []).append(took)
+                    times.setdefault(("a bare future", timeout), []).append(await futures(timeout))
     rows = []
-    for name, measure in (("Watcher (sorted by TXID)", ours), ("look at every waiter", scan), ("wake the herd", herd)):
+    for (name, timeout), figures in sorted(times.items(), key=lambda item: (item[0][1] or 0, item[0][0])):
+        ratio = statistics.median(a / b for a, b in zip(figures, times["a bare future", timeout], strict=True))
+        label = f"{name}, {'with' if timeout else 'without'} a timeout"
+        rows.append([label, f"{statistics.median(figures):.2f} us", f"{ratio:.2f}"])
+    title = f"One publication, {WAITERS:,} waiters, all due (median of {DUE_ROUNDS} rounds, in turn)"
+    show(title, ["", "for each", "of a bare future"], rows)
+
+
+def main() -> None:
+    ways: dict[str, Callable[[], Coroutine[object, object, tuple[list[str], str]]]] = {
+        "Watcher (sorted by TXID)": ours,
+        f"Watcher, {MANY:,} waiters": lambda: ours(MANY),
+        "look at every waiter": scan,
+        "wake the herd": herd,
+    }
+    rows = []
+    for name, measure in ways.items():
         figures, woken = asyncio.run(measure())
         rows.append([name, *figures, woken])
     show(f"One publication, {WAITERS:,} waiters, none due", ["", "median", "90th", "woken when one is due"], rows)
+    asyncio.run(everybody())
