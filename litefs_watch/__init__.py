@@ -85,6 +85,8 @@ if not TYPE_CHECKING:  # a type checker that saw this would take any name for on
 
     def __getattr__(name: str) -> object:
         """Load a public name: pytest imports this package in every project that has it, and few need pydantic for that."""
+        if name in _MODULES:  # `litefs_watch.errors`, after `import litefs_watch` alone
+            return import_module(f"{__name__}.{name}")
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

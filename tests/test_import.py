@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 import litefs_watch
+from litefs_watch import ConfigError, NotPrimary, Position, PrimaryChange, Role, TxChange, Watcher
 
 HEAVY = {"anyio", "asyncio", "h11", "pydantic", "pydantic_core", "watchfiles", "trio"}
 
@@ -44,6 +47,30 @@ def test_a_plain_value_loads_no_library(name: str) -> None:
 def test_settings_load_no_event_loop() -> None:
     """Of the libraries, they need pydantic alone."""
     assert not loaded("from litefs_watch import Settings") & (HEAVY - {"pydantic", "pydantic_core"})
+
+
+def test_a_watcher_loads_no_source_and_no_event_loop() -> None:
+    """Those come with the first watcher that is made, and with the loop that it runs in; threads cost who has them."""
+    modules = loaded("from litefs_watch import Settings, Watcher")
+    assert not modules & (HEAVY - {"anyio", "pydantic", "pydantic_core"})
+    assert {name for name in modules if name.startswith(("litefs_watch.core.", "litefs_watch.watchers."))} == {
+        "litefs_watch.core.waiters",
+        "litefs_watch.watchers.parking",
+        "litefs_watch.watchers.watcher",
+    }
+
+
+def test_each_name_can_be_the_first() -> None:
+    """In an interpreter that has nothing of ours: no circle of imports hides behind another name's."""
+    loaded(
+        f"""
+import importlib, sys
+for name in {litefs_watch.__all__}:
+    exec(f"from litefs_watch import {{name}}")
+    for module in [each for each in sys.modules if each.startswith("litefs_watch")]:
+        del sys.modules[module]
+"""
+    )
 
 
 @pytest.mark.parametrize("name", litefs_watch.__all__)
@@ -85,7 +112,49 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         exec("from litefs_watch import Wacher")
 
 
-def test_a_module_is_an_attribute_once_imported() -> None:
-    """As of any package."""
-    loaded("import litefs_watch.errors; litefs_watch.errors.WireError")
-    loaded("from litefs_watch import errors; errors.WireError")
+@pytest.mark.parametrize("name", ["changes", "errors", "position", "settings", "status"])
+def test_a_module_of_public_names_is_an_attribute(name: str) -> None:
+    """``litefs_watch.errors.WireError``, whether the module was imported or the package alone."""
+    for statement in ("import litefs_watch", f"import litefs_watch.{name}", f"from litefs_watch import {name}"):
+        loaded(f"{statement}\nimport litefs_watch; assert litefs_watch.{name}.__name__ == 'litefs_watch.{name}'")
+
+
+def test_a_star_brings_the_public_names_and_nothing_else() -> None:
+    """``from litefs_watch import *``."""
+    names: dict[str, object] = {}
+    exec("from litefs_watch import *", names)
+    assert sorted(names.keys() - {"__builtins__"}) == litefs_watch.__all__
+    assert names["Watcher"] is Watcher
+
+
+def test_a_name_can_be_replaced_before_its_first_use() -> None:
+    """A test's mock comes and goes as with any attribute."""
+    loaded("""
+from unittest import mock
+import litefs_watch
+with mock.patch("litefs_watch.Position", 1):
+    assert litefs_watch.Position == 1
+assert litefs_watch.Position.__module__ == "litefs_watch.position"
+""")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Watcher,
+        Position(7, 9),
+        Role.REPLICA,
+        TxChange("app.db", Position(2), None),
+        PrimaryChange(Role.PRIMARY, None, Role.REPLICA, "a"),
+    ],
+)
+def test_what_is_public_can_be_pickled_and_copied(value: object) -> None:
+    """Between processes, by the module that it lives in."""
+    assert pickle.loads(pickle.dumps(value)) == value
+    assert copy.deepcopy(value) == value
+
+
+def test_a_pickle_is_read_where_nothing_is_imported_yet() -> None:
+    """An error that comes back from a worker's process, say."""
+    raw = pickle.dumps([NotPrimary("a"), ConfigError("x"), Position(3)])
+    loaded(f"import pickle; read = pickle.loads({raw!r}); assert read[0].primary == 'a' and read[2].txid == 3")

@@ -11,11 +11,13 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from litefs_watch.changes import Role, Standing
-from litefs_watch.core.state import NodeState
 from litefs_watch.position import Position
+
+if TYPE_CHECKING:
+    from litefs_watch.core.state import NodeState
 
 logger = logging.getLogger("litefs_watch")
 

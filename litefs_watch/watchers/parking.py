@@ -6,13 +6,15 @@ benchmarks waiters``); a future and a timer don't.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 from anyio.lowlevel import EventLoopToken
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Spot(Protocol):

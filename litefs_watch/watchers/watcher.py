@@ -17,12 +17,12 @@ from litefs_watch.core.waiters import RoleWaiter, TxWaiter
 from litefs_watch.errors import NoPrimary, NotPrimary, WatcherClosed, WrongInstance
 from litefs_watch.position import Position, check_txid
 from litefs_watch.settings import Settings, check_timeout
-from litefs_watch.status import Statistics, Status
 from litefs_watch.watchers.parking import spot_in
 
 if TYPE_CHECKING:
     import asyncio
 
+    from litefs_watch.status import Statistics, Status
     from litefs_watch.watchers.run import Callback, Run
     from litefs_watch.watchers.subscription import Subscription
 
