@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -81,7 +82,8 @@ class RealNode:
     def _answers(self) -> bool:
         try:
             with urllib.request.urlopen(f"{self.api_url}/info", timeout=1) as response:
-                return bool(response.status == 200)
+                body = response.read()  # a primary-to-be that has not its lease yet answers, and refuses each write
+                return bool(json.loads(body)["isPrimary"]) or not self.is_primary
         except OSError:
             return False
 

@@ -20,12 +20,12 @@ import anyio.to_thread
 import pytest
 
 from litefs_watch import BlockingWatcher, Watcher
-from litefs_watch import halt as module
 from litefs_watch.errors import HaltError, HaltExpired, HaltTimeout
+from litefs_watch.halt import client as module
 from litefs_watch.halt import halt, halted
 from litefs_watch.testing import fuse_available
 from tests.contract.real import RealNode, RealPair, until
-from tests.holders import recorded_holders
+from tests.holders import application, recorded_holders, says
 
 pytestmark = pytest.mark.litefs
 SOON = 15.0
@@ -298,25 +298,52 @@ def test_no_primary_in_reach(pair: RealPair) -> None:
         pass
 
 
-def test_an_application_that_is_killed_holds_nothing(pair: RealPair) -> None:
-    """The process that holds the lock ends with the application."""
-    program = (
-        "import sys, time\n"
-        "from litefs_watch.halt import halted\n"
-        "with halted('app.db', litefs_dir=sys.argv[1]):\n"
-        "    print('held', flush=True)\n"
-        "    time.sleep(60)\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(pair.replica.litefs_dir)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        process.send_signal(signal.SIGKILL)
-    began = time.monotonic()
-    write(pair.primary, "theirs")
-    until(lambda: not writes(pair.replica), "the lock is gone")
-    assert time.monotonic() - began < 10
+@pytest.mark.parametrize("child", [False, True])
+def test_an_application_that_is_killed_holds_nothing(pair: RealPair, child: bool) -> None:
+    """The process that holds the lock ends with the application, also where a forked child lives on."""
+    program = "import os, signal, sys\nfrom litefs_watch.halt import halted\n"
+    program += "with halted('app.db', litefs_dir=sys.argv[1]):\n"
+    program += "    if sys.argv[2] == 'True' and os.fork() == 0:\n        os._exit(sys.stdin.read() != '')\n"
+    program += "    print('held', flush=True)\n    signal.pause()\n"
+    with application(program, pair.replica.litefs_dir, str(child)) as process:
+        says(process, "held")
+        process.kill()
+        process.wait(SOON)
+        write_soon(pair.primary)
+        until(lambda: not writes(pair.replica), "the lock is gone")
+
+
+def test_an_application_that_is_killed_while_it_waits(pair: RealPair) -> None:
+    """The primary is halted no longer than the granting takes."""
+    program = "import sys\nfrom litefs_watch.halt import halted\nprint('asking', flush=True)\n"
+    program += "with halted('app.db', litefs_dir=sys.argv[1]):\n    pass\n"
+    with closing(sqlite3.connect(pair.primary.litefs_dir / "app.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        with application(program, pair.replica.litefs_dir) as process:
+            says(process, "asking")
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            process.kill()
+            process.wait(SOON)
+        connection.execute("ROLLBACK")
+    write_soon(pair.primary)
+
+
+def test_two_databases_at_once(pair: RealPair) -> None:
+    """Each has its lock, its holder, and its end."""
+    with closing(sqlite3.connect(pair.primary.litefs_dir / "other.db")) as connection, connection:
+        connection.execute("CREATE TABLE t (x)")
+    until((pair.replica.litefs_dir / "other.db-pos").exists, "the replica has the other one")
+    with halted("app.db", litefs_dir=pair.replica.litefs_dir):
+        with halted("other.db", litefs_dir=pair.replica.litefs_dir):
+            write(pair.replica, "both")
+            with closing(sqlite3.connect(pair.replica.litefs_dir / "other.db")) as connection, connection:
+                connection.execute("INSERT INTO t VALUES ('both')")
+        write(pair.replica, "one")
+        with closing(sqlite3.connect(pair.primary.litefs_dir / "other.db")) as connection, connection:
+            connection.execute("INSERT INTO t VALUES ('theirs')")
+    assert {"both", "one"} <= values(pair.primary)
+    write_soon(pair.primary)
 
 
 def test_run_with_halt_migrates_from_a_replica(pair: RealPair) -> None:

@@ -14,10 +14,9 @@ import anyio
 import pytest
 
 from litefs_watch import BlockingWatcher, ConfigError, LiteFSWatchError, Settings, WaitTimeout, Watcher
-from litefs_watch import halt as module
 from litefs_watch.errors import HaltError, HaltExpired, HaltTimeout
-from litefs_watch.halt import halt, halted
-from litefs_watch.testing import SimulatedNode, fuse_available
+from litefs_watch.halt import client, halt, halted, holder, launch
+from litefs_watch.testing import SimulatedNode
 from tests.holders import recorded_holders
 
 SOON = 10.0
@@ -26,15 +25,6 @@ SOON = 10.0
 @pytest.fixture
 def replica() -> Iterator[SimulatedNode]:
     with SimulatedNode(primary="node-z") as node:
-        yield node
-
-
-@pytest.fixture
-def mounted() -> Iterator[SimulatedNode]:
-    """A mount that looks like LiteFS's. Locks on it are the kernel's own: exclusive, and nothing more."""
-    if reason := fuse_available():
-        pytest.skip(reason)
-    with SimulatedNode(primary="node-z", fuse=True) as node:
         yield node
 
 
@@ -181,9 +171,12 @@ def test_litefs_freezes_inside(
     mounted: SimulatedNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The end of the block does not wait for ever, and says what may follow."""
-    monkeypatch.setattr(module, "_RELEASE_LIMIT", 0.05)
-    monkeypatch.setattr(module, "_END_LIMIT", 0.05)
-    monkeypatch.setattr(module, "_HOLDER", module._HOLDER.replace("say(answer", "os.stat(sys.argv[1]); say(answer"))
+    monkeypatch.setattr(client, "RELEASE_LIMIT", 0.05)
+    monkeypatch.setattr(client, "_END_LIMIT", 0.05)
+    program = Path(holder.__file__).read_text()
+    frozen = program.replace("lock.release()\n    application", "os.stat(path); lock.release()\n    application")
+    assert frozen != program
+    monkeypatch.setattr(launch, "_PROGRAM", ["-c", frozen])
     try:
         with halted("app.db", litefs_dir=mounted.litefs_dir):
             mounted.freeze()
