@@ -177,7 +177,7 @@ def test_what_the_collector_ends_waits_for_no_lock(node: SimulatedNode, watcher:
     run = watcher._live()
     changes = watcher.changes()
     gone = watcher.changes()
-    waiters = [TxWaiter("app.db", 9, bool), RoleWaiter(frozenset((Role.UNKNOWN,)), "", bool)]
+    waiters: list[TxWaiter | RoleWaiter] = [TxWaiter("app.db", 9, bool), RoleWaiter(frozenset((Role.UNKNOWN,)), "", bool)]
 
     def end() -> None:
         for waiter in waiters:

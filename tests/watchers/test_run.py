@@ -137,7 +137,7 @@ async def test_another_event_loop_is_refused(node: SimulatedNode) -> None:
                 watcher.changes()
 
         for backend in ("asyncio", "trio"):
-            await anyio.to_thread.run_sync(lambda backend=backend: anyio.run(foreign, backend=backend))
+            await anyio.to_thread.run_sync(partial(anyio.run, foreign, backend=backend))
         with pytest.raises(RuntimeError, match="without an event loop"):
             await anyio.to_thread.run_sync(watcher.primary_changes)
 
@@ -225,7 +225,7 @@ def test_the_interpreter_s_end_never_hangs(node: SimulatedNode, program: str) ->
     """Whoever still waits is woken with WatcherClosed."""
     code = f"""
 import threading, time
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from litefs_watch import BlockingWatcher, PrimaryChange, Role, Settings, WatcherClosed
 from litefs_watch.sources.thread import call_soon
 watcher = BlockingWatcher(Settings({str(node.litefs_dir)!r}, "app.db", api_url={node.api_url!r}))
