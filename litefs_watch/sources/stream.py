@@ -13,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
-import anyio.lowlevel
 
-from litefs_watch.core.readings import Reading, RoleEvent, StreamEnded, TxEvent
-from litefs_watch.errors import WireError
+from litefs_watch.core.readings import Reading, RoleEvent, StreamEnded
 from litefs_watch.sources import Health
-from litefs_watch.sources.http import HTTP_ERRORS, Response, request
-from litefs_watch.sources.wire import Event, Init, LineDecoder, PrimaryChanged, Tx, parse_event, parse_info
+from litefs_watch.sources.burst import Burst
+from litefs_watch.sources.connection import pump, send
+from litefs_watch.sources.event_decoder import NEED_DATA, NOTHING, EventDecoder, Garbled, Reached
+from litefs_watch.sources.http import HTTP_ERRORS, connection_to, request, time_for
+from litefs_watch.sources.wire import Disconnected, Event, Init, PrimaryChanged, parse_info
 
 FIRST_PAUSE = 0.05
 """Seconds before the first attempt to reconnect; each next pause is twice as long, with up to half of it taken off."""
@@ -29,6 +30,9 @@ STEADY = 1.0
 """Seconds that a stream must live for the pauses to begin anew; one that dies sooner is not reconnected to in a spin."""
 ANSWER_TIMEOUT = 5.0
 """Seconds for the connection, for the response's head, and for ``init``, each."""
+TURN = 256
+"""Steps of the decoder, an event each at most, until the loop's other tasks have their turn: about 1 ms of work where LiteFS
+talks, 10 ms where something else does."""
 _INFO_LIMIT = 64 * 1024
 
 _jitter = random.Random()  # noqa: S311 - no secret; our own, so that an application's seeded numbers stay what they are
@@ -54,7 +58,9 @@ class EventStream:
         """Whether the first attempt has succeeded or failed."""
         self.events = 0
         self.connections = 0
-        self._opened_at = 0.0
+        self._burst = Burst(report)
+        self._open = False  # `init` has come
+        self._opened_at = self._received = 0.0
 
     async def run(self) -> None:
         if self._api_url is None:
@@ -70,73 +76,87 @@ class EventStream:
 
     async def _session(self, api_url: str) -> float:
         """One connection, from the attempt to its end. Returns for how many seconds the stream was open."""
+        self._open = False
         try:
-            async with request("GET", f"{api_url}/events", timeout=ANSWER_TIMEOUT) as response:
-                if response.status != 200:
-                    where = f" to {response.headers['location']!r}" if "location" in response.headers else ""
-                    raise WireError(
-                        f"GET {api_url}/events answered {response.status}{where}, not 200: is this LiteFS's http.addr? "
-                        "Set LITEFS_API_URL (api_url=) to it"
-                    )
-                await self._follow(response, api_url)
-            reason = f"{api_url}/events ended"
-        except HTTP_ERRORS as error:
-            reason = str(error) or type(error).__name__
+            await self._follow(api_url)
+            reason = f"{self._url} ended"
+        except Disconnected as error:
+            reason = str(error)
             if api_url not in reason:
-                reason = f"{api_url}/events: {reason}"
+                reason = f"{self._url}: {reason}"
         now = time.monotonic()
-        lived = now - self._opened_at if self.health.alive else 0.0
-        was_open = self.health.alive
+        lived = now - self._opened_at if self._open else 0.0
         self.health.down(reason)
-        if was_open:
+        if self._open:
             self._report(StreamEnded(now))
         self.attempted = True
         self._look()  # whatever ended the stream, or keeps it away, may have changed the mount too
         return lived
 
-    async def _follow(self, response: Response, api_url: str) -> None:
-        decoder = LineDecoder()
-        with anyio.CancelScope(deadline=anyio.current_time() + ANSWER_TIMEOUT) as patience:
-            while (chunk := await response.chunk()) is not None:
-                received = time.monotonic()
-                for line in decoder.feed(chunk):
-                    self._take(line, received, api_url)
-                    patience.deadline = float("inf")  # `init` has come
-                await anyio.lowlevel.checkpoint()  # whoever was woken goes first; getting ready for more can wait
-        if patience.cancelled_caught:
-            raise TimeoutError(f"{api_url}/events sent no whole line within {ANSWER_TIMEOUT:g} s")
+    async def _follow(self, api_url: str) -> None:
+        self._url = url = f"{api_url}/events"
+        self._decoder = decoder = EventDecoder(url)
+        async with connection_to(url, timeout=ANSWER_TIMEOUT) as sock:
+            with time_for(f"no answer from {url}", ANSWER_TIMEOUT):
+                await send(sock, decoder.request)
+                await pump(sock, self._take_in, lambda: decoder.answered)
+            with time_for(f"{url} sent no whole line", ANSWER_TIMEOUT):
+                await pump(sock, self._take_in, lambda: self._open or decoder.ended)
+            if self._open:
+                self._tasks.start_soon(self._fetch_data_dir, api_url)
+            await pump(sock, self._take_in, lambda: decoder.ended)
 
-    def _take(self, line: bytes, received: float, api_url: str) -> None:
-        alive = self.health.alive
+    def _take_in(self, data: bytes | None) -> bool:
+        """Take in what has come; None: what was left over. Returns whether something is left over again."""
+        decoder, burst = self._decoder, self._burst
+        if data is not None:
+            self._received = time.monotonic()
+            decoder.receive(data)
         try:
-            event = parse_event(line)
-        except WireError as error:
-            if not alive:
-                raise
-            self.health.fault(f"{api_url}/events: {error}")
+            for _ in range(TURN):
+                event = decoder.next_event()
+                if type(event) is Reached and self._open:
+                    self.events += 1
+                    burst.put(self._received, event.database, event.position)
+                    if self.health.status.fault is not None:
+                        self.health.fault(None)
+                elif event is NEED_DATA:
+                    break
+                elif event is not NOTHING:
+                    burst.flush(self._received)
+                    self._take_other(event)
+        except Disconnected:
+            burst.flush(self._received)
+            raise
+        burst.flush(self._received)
+        return event is not NEED_DATA
+
+    def _take_other(self, event: Reached | Event | Garbled) -> None:
+        if isinstance(event, Garbled):
+            if not self._open:
+                raise Disconnected(event.reason)
+            self.health.fault(f"{self._url}: {event.reason}")
             self._look()
             return
         self.events += 1
-        if isinstance(event, Tx) and alive:
-            self._report(TxEvent(received, event.database, event.data.position))
-        else:
-            self._take_other(event, received, api_url)
-        self.health.fault(None)
-
-    def _take_other(self, event: Event, received: float, api_url: str) -> None:
-        if not self.health.alive:
-            if not isinstance(event, Init):
-                raise WireError(f"{api_url}/events began with {event.type!r} instead of 'init': is this LiteFS?")
-            self._opened_at = received
-            self.connections += 1
-            self.health.up(f"connected to {api_url}/events")
-            self._tasks.start_soon(self._fetch_data_dir, api_url)
+        if not self._open:
+            self._begin(event)
         if isinstance(event, Init | PrimaryChanged):
             first = isinstance(event, Init)
-            self._report(RoleEvent(received, event.data.is_primary, event.data.hostname, first))
+            self._report(RoleEvent(self._received, event.data.is_primary, event.data.hostname, first))
         if not isinstance(event, PrimaryChanged):
             self._look()  # `init` carries no positions; and an unknown event may mean anything
         self.attempted = True
+        self.health.fault(None)
+
+    def _begin(self, event: Reached | Event) -> None:
+        if not isinstance(event, Init):
+            kind = "tx" if isinstance(event, Reached) else event.type
+            raise Disconnected(f"{self._url} began with {kind!r} instead of 'init': is this LiteFS?")
+        self._open = True
+        self._opened_at = self._received
+        self.connections += 1
+        self.health.up(f"connected to {self._url}")
 
     async def _fetch_data_dir(self, api_url: str) -> None:
         """Learn where LiteFS keeps its data: the second choice, for when this stream is away."""

@@ -22,6 +22,10 @@ _SHOWN = 80
 _LAG = re.compile(rb"[+-][0-9]{1,18}\n?")
 
 
+class Disconnected(WireError):
+    """There is no connection, or nothing more to be had from it: the other end's fault, or its absence."""
+
+
 def show(raw: bytes) -> str:
     """Foreign bytes for a message: quoted, escaped, and cut where they are long."""
     return repr(raw[:_SHOWN]).removeprefix("b") + (f"… ({len(raw):,} bytes)" if len(raw) > _SHOWN else "")
@@ -154,12 +158,17 @@ def parse_info(body: bytes) -> Info:
 class LineDecoder:
     """Bytes in any pieces become whole lines, without their newlines; empty lines are left out.
 
-    Never holds more than ``limit`` bytes: a longer line raises `WireError`, after which the decoder is spent.
+    Never holds more than ``limit`` bytes: a longer line raises `Disconnected`, after which the decoder is spent.
     """
 
     def __init__(self, limit: int = LINE_LIMIT) -> None:
         self._limit = limit
         self._rest = b""
+
+    @property
+    def amid_line(self) -> bool:
+        """Whether the newline of the last line is still to come."""
+        return bool(self._rest)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The lines that are whole now. The iterator must be exhausted before the next call."""
@@ -172,6 +181,6 @@ class LineDecoder:
         if len(self._rest) > self._limit:
             raise self._too_long(self._rest)
 
-    def _too_long(self, line: bytes) -> WireError:
+    def _too_long(self, line: bytes) -> Disconnected:
         self._rest = b""
-        return WireError(f"a line longer than {self._limit:,} bytes: {show(line)}")
+        return Disconnected(f"a line longer than {self._limit:,} bytes: {show(line)}")

@@ -14,7 +14,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from litefs_watch import Position
 from litefs_watch.core.readings import Reading, RoleEvent, StreamEnded, TxEvent
 from litefs_watch.sources import stream as stream_module
-from litefs_watch.sources.http import keep_alive
+from litefs_watch.sources.connection import keep_alive
 from litefs_watch.sources.stream import EventStream
 from litefs_watch.sources.wire import LINE_LIMIT
 
@@ -309,7 +309,7 @@ def test_tcp_keep_alive_is_on() -> None:
 async def test_the_stream_keeps_its_connection_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the very connection it uses."""
     seen: list[int] = []
-    monkeypatch.setattr("litefs_watch.sources.http.keep_alive", lambda sock: seen.append(sock.type))
+    monkeypatch.setattr("litefs_watch.sources.connection.keep_alive", lambda sock: seen.append(sock.type))
     async with watching(say(HEAD, chunk(INIT))) as harness:
         await harness.until(lambda: harness.stream.health.alive)
     assert seen
