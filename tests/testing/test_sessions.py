@@ -194,6 +194,7 @@ def test_a_branch_is_placed_where_only_the_newest_id_was_recorded() -> None:
     assert broken(report) == [RYW]
     assert report.already_gone == report.from_gone_branch != ()
     assert check(wrote("w2"), wrote("x", session="bob"), saw("x")).ok
+    assert check(wrote("x", session="bob", answer="unknown"), wrote("w2"), saw("x")).ok
     overlapping = [Operation("bob", 0, 9, written="x", node="node-a"), Operation("alice", 1, 2, written="w2", node="node-b")]
     assert check_sessions([*overlapping, Operation("alice", 10, 11, read=["x"], node="node-a")], LOG).ok
 
