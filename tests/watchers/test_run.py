@@ -226,7 +226,7 @@ def test_the_interpreter_s_end_never_hangs(node: SimulatedNode, program: str) ->
     """Whoever still waits is woken with WatcherClosed."""
     code = f"""
 import threading, time
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from litefs_watch import BlockingWatcher, PrimaryChange, Role, Settings, WatcherClosed
 from litefs_watch.sources.thread import call_soon
 watcher = BlockingWatcher(Settings({str(node.litefs_dir)!r}, "app.db", api_url={node.api_url!r}))

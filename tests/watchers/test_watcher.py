@@ -582,7 +582,7 @@ async def test_a_source_that_crashes_is_run_again(
     node: SimulatedNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A fault of this library takes one source down for a moment, not the application; and it is logged, whole."""
-    monkeypatch.setattr("litefs_watch.sources.supervisor._CRASH_PAUSE", 0.01)
+    monkeypatch.setattr("litefs_watch.sources.supervisor.FIRST_PAUSE", 0.01)
     session, crashes = EventStream._session, iter([KeyError("a fault of ours"), None])
 
     async def crash_once(self: EventStream, url: str) -> float:
