@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 
 NAMES = ("wake", "waiters", "blocking", "idle", "http", "imports")
@@ -13,6 +14,7 @@ def main() -> int:
     if unknown := [name for name in names if name not in NAMES]:
         print(f"no such benchmark: {unknown[0]}; there are {', '.join(NAMES)}", file=sys.stderr)
         return 2
+    logging.getLogger("litefs_watch").setLevel(logging.ERROR)  # some watch no directory, and say so; failures still show
     for name in names:
         importlib.import_module(f"benchmarks.{name}").main()
     return 0
