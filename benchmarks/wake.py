@@ -13,17 +13,21 @@ import sqlite3
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import ExitStack, asynccontextmanager, closing
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import watchfiles
 
 from benchmarks.table import milliseconds, show
 from litefs_watch import Position, Settings, Watcher
+from litefs_watch.core.readings import Reading, TxEvent
+from litefs_watch.sources.stream import EventStream
 from litefs_watch.testing import SimulatedNode, fuse_available
 from tests.contract.real import RealPair
 
@@ -35,8 +39,6 @@ PAUSE = 0.02
 Times = dict[int, float]
 """By TXID: when it was known."""
 Way = Callable[[Settings, Times], Coroutine[Any, Any, None]]
-Commits = Callable[[bool], asyncio.Future[Times]]
-"""Make the commits; True: with LTX files and events, False: only the -pos file changes."""
 
 
 def serve(connection: Connection, fuse: bool) -> None:
@@ -70,19 +72,27 @@ def serve_real(connection: Connection, fuse: bool) -> None:
                 connection.send(times)
 
 
-@asynccontextmanager
-async def node(fuse: bool = False, *, real: bool = False) -> AsyncIterator[tuple[Settings, Commits]]:
+class Node:
+    """The process that commits."""
+
+    def __init__(self, settings: Settings, connection: Connection) -> None:
+        self.settings = settings
+        self._connection = connection
+
+    def commit(self, notify: bool) -> Times:
+        """Make the commits. ``notify``: with LTX files and events; else only the -pos file changes."""
+        self._connection.send(notify)
+        times: Times = self._connection.recv()
+        return times
+
+
+@contextmanager
+def node(fuse: bool = False, *, real: bool = False) -> Iterator[Node]:
     here, there = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=serve_real if real else serve, args=(there, fuse))
     process.start()
-    loop = asyncio.get_running_loop()
-
-    def commits(notify: bool) -> asyncio.Future[Times]:
-        here.send(notify)
-        return loop.run_in_executor(None, here.recv)
-
     try:
-        yield await loop.run_in_executor(None, here.recv), commits
+        yield Node(here.recv(), here)
     finally:
         here.send(None)
         process.join()
@@ -98,8 +108,19 @@ async def bare_reader(settings: Settings, seen: Times) -> None:
             if line.startswith(b'{"type":"tx"'):
                 txid = int(json.loads(line)["data"]["txID"], 16)
                 seen[txid] = time.monotonic()
+        raise RuntimeError("the stream ended")
     finally:
         writer.close()
+
+
+async def reports(settings: Settings, seen: Times) -> None:
+    """The first half of ours: until the event is handed to the state."""
+
+    def report(reading: Reading) -> None:
+        if isinstance(reading, TxEvent):
+            seen[reading.position.txid] = time.monotonic()
+
+    await EventStream(settings.api_url, report=report, look=lambda: None, on_data_dir=lambda _: None).run()
 
 
 async def poller(settings: Settings, seen: Times) -> None:
@@ -123,65 +144,82 @@ async def waiter(settings: Settings, seen: Times) -> None:
             seen[position.txid] = time.monotonic()
 
 
-async def measure(
-    settings: Settings, commits: Commits, ways: Mapping[str, Way], *, notify: bool = True
+def measure(
+    node: Node, settings: Settings, ways: Mapping[str, Way], *, notify: bool = True, backend: str = "asyncio"
 ) -> dict[str, list[float]]:
+    """Seconds from each commit to its being known, by all ways at once."""
     seen: dict[str, Times] = {name: {} for name in ways}
-    tasks = [asyncio.ensure_future(way(settings, seen[name])) for name, way in ways.items()]
-    await asyncio.sleep(0.5)
-    committed = await commits(notify)
-    await asyncio.sleep(0.5)
-    for task in tasks:
-        task.cancel()
-    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    if ended := [outcome for outcome in outcomes if not isinstance(outcome, asyncio.CancelledError)]:
-        raise RuntimeError(f"a reader ended: {ended[0]!r}")
+
+    async def follow() -> Times:
+        async with anyio.create_task_group() as tasks:
+            for name, way in ways.items():
+                tasks.start_soon(way, settings, seen[name])
+            await anyio.sleep(0.5)
+            committed = await anyio.to_thread.run_sync(node.commit, notify)
+            await anyio.sleep(0.5)
+            tasks.cancel_scope.cancel()
+        return committed
+
+    committed = anyio.run(follow, backend=backend)
     return {
         name: [times[txid] - began for txid, began in committed.items() if txid in times] for name, times in seen.items()
     }
 
 
-def rows(measured: dict[str, list[float]], commits: int = COMMITS) -> list[list[str]]:
+def rows(measured: Mapping[str, list[float]], commits: int = COMMITS) -> list[list[str]]:
     return [[name, *milliseconds(latencies), f"{len(latencies)}/{commits}"] for name, latencies in measured.items()]
 
 
+BARE = "bare asyncio socket reader"
 POLLER = "reading every 30 ms (litefs-js)"
 HEAD = ["commit to knowledge", "median", "90th", "max", "seen"]
 
 
-async def run() -> None:
-    async with node() as (settings, commits):
-        # In turn, not at once: on one loop, each would wait for the other.
-        away = Settings(**(settings.model_dump() | {"litefs_dir": Path("/nowhere")}))  # the stream alone
-        ways = {"bare asyncio socket reader": bare_reader, "Watcher, event stream": waiter}
-        measured: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(ROUNDS):
-            for name, way in ways.items():
-                measured[name] += (await measure(away, commits, {name: way}))[name]
-        show(f"Event stream ({ROUNDS} rounds)", HEAD, rows(measured, COMMITS * ROUNDS))
-        bare, ours = (statistics.median(latencies) for latencies in measured.values())
-        print(f"\n  the waiter resumes {(ours - bare) * 1e3:.2f} ms (medians) after the bare reader")
-
-        settings = Settings(**(settings.model_dump() | {"api_url": None}))
-        measured = await measure(settings, commits, {POLLER: poller, "Watcher, inotify": waiter}, notify=False)
+def main() -> None:
+    with node() as simulated:
+        event_stream(simulated)
+        blind = Settings(**(simulated.settings.model_dump() | {"api_url": None}))
+        measured = measure(simulated, blind, {POLLER: poller, "Watcher, inotify": waiter}, notify=False)
         show("Ordinary directory, no event stream", HEAD, rows(measured))
-
     if reason := fuse_available():
         print(f"\n(no FUSE mount: {reason})")
     else:
-        await on_a_mount()
+        on_a_mount()
         if os.environ.get("LITEFS_BIN"):
-            await on_real_litefs()
+            on_real_litefs()
 
 
-async def on_a_mount() -> None:
-    async with node(fuse=True) as (settings, commits):
-        blind = Settings(**(settings.model_dump() | {"api_url": None, "data_dir": Path("/nowhere")}))
-        ways = {POLLER: poller, "Watcher, shared re-read": waiter}
-        show("FUSE mount, no event stream, no data directory", HEAD, rows(await measure(blind, commits, ways, notify=False)))
-        sighted = Settings(**(settings.model_dump() | {"api_url": None}))
-        ways = {POLLER: poller, "Watcher, inotify on the data directory": waiter}
-        show("FUSE mount, no event stream", HEAD, rows(await measure(sighted, commits, ways)))
+def event_stream(node: Node) -> None:
+    """In turn, not at once: on one loop, each would wait for the other."""
+    alone = Settings(**(node.settings.model_dump() | {"litefs_dir": Path("/nowhere")}))
+    ways: dict[str, tuple[Way, str]] = {
+        BARE: (bare_reader, "asyncio"),
+        "the event's report (asyncio)": (reports, "asyncio"),
+        "Watcher's waiter (asyncio)": (waiter, "asyncio"),
+        "the event's report (trio)": (reports, "trio"),
+        "Watcher's waiter (trio)": (waiter, "trio"),
+    }
+    measured: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, (way, backend) in ways.items():
+            measured[name] += measure(node, alone, {name: way}, backend=backend)[name]
+    bare = statistics.median(measured[BARE])
+    table = [
+        [*row, f"{(statistics.median(latencies) - bare) * 1e3:+.2f} ms"]
+        for row, latencies in zip(rows(measured, COMMITS * ROUNDS), measured.values(), strict=True)
+    ]
+    show(f"Event stream ({ROUNDS} rounds, in turn)", [*HEAD, "median after the bare reader's"], table)
+
+
+def on_a_mount() -> None:
+    with node(fuse=True) as mounted:
+        given = mounted.settings.model_dump()
+        blind = Settings(**(given | {"api_url": None, "data_dir": Path("/nowhere")}))
+        measured = measure(mounted, blind, {POLLER: poller, "Watcher, shared re-read": waiter}, notify=False)
+        show("FUSE mount, no event stream, no data directory", HEAD, rows(measured))
+        sighted = Settings(**(given | {"api_url": None}))
+        measured = measure(mounted, sighted, {POLLER: poller, "Watcher, inotify on the data directory": waiter})
+        show("FUSE mount, no event stream", HEAD, rows(measured))
 
 
 async def awatch_reader(settings: Settings, seen: Times) -> None:
@@ -193,10 +231,10 @@ async def awatch_reader(settings: Settings, seen: Times) -> None:
                 seen.setdefault(int(Path(path).stem[17:], 16), now)
 
 
-async def on_real_litefs() -> None:
+def on_real_litefs() -> None:
     """Each way by itself: the primary's commit, replication, and the replica's knowledge of it."""
     ways: dict[str, tuple[Way, dict[str, Any]]] = {
-        "bare asyncio socket reader": (bare_reader, {}),
+        BARE: (bare_reader, {}),
         "Watcher, event stream": (waiter, {}),
         "Watcher, inotify on the data directory": (waiter, {"api_url": None}),
         "Watcher, shared re-read": (waiter, {"api_url": None, "data_dir": Path("/nowhere")}),
@@ -204,12 +242,7 @@ async def on_real_litefs() -> None:
         "watchfiles.awatch on the data directory": (awatch_reader, {}),
     }
     measured: dict[str, list[float]] = {}
-    async with node(real=True) as (settings, commits):
+    with node(real=True) as pair:
         for name, (way, overrides) in ways.items():
-            changed = Settings(**(settings.model_dump() | overrides))
-            measured |= await measure(changed, commits, {name: way})
+            measured |= measure(pair, Settings(**(pair.settings.model_dump() | overrides)), {name: way})
     show("Two real LiteFS nodes: commit on the primary to knowledge on the replica", HEAD, rows(measured))
-
-
-def main() -> None:
-    asyncio.run(run())
