@@ -84,7 +84,7 @@ class Settings(BaseModel):
         ``LITEFS_DIR``, ``DATABASE_FILENAME``, ``LITEFS_API_URL`` (``none``: no event stream), ``LITEFS_DATA_DIR``,
         ``LITEFS_STANDALONE``, ``FLY_MACHINE_ID``, ``INTERNAL_PORT`` else ``PORT``, ``FLY_APP_NAME``, ``FLY_REGION``.
 
-        Where ``environ`` is given, nothing else is read: not this process's ``FLY_MACHINE_ID`` either.
+        Where ``environ`` is given, nothing else is read: without a ``FLY_MACHINE_ID`` in it the node has the machine's name.
 
         Raises `ConfigError` when ``LITEFS_DIR`` is missing and ``standalone`` is not asked for, or a value is wrong.
         """
@@ -151,8 +151,8 @@ class Settings(BaseModel):
         if self.silence < self.idle_interval:
             raise ValueError(
                 f"silence={self.silence:g} is below idle_interval={self.idle_interval:g}: a quiet node would be taken for a "
-                f"frozen one between two re-reads; set silence= to {3 * self.idle_interval:g} (by default it is three times "
-                "idle_interval), or a shorter idle_interval="
+                f"frozen one between two re-reads; set silence= to {3 * self.idle_interval:g} or more, or a shorter "
+                "idle_interval="
             )
         return self
 
