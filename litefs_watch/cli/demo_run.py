@@ -55,6 +55,8 @@ class NodeFigures:
     lost: int = 0
     unwaited_reads: int = 0
     unwaited_seen: int = 0
+    final: tuple[Role, int] | None = None
+    """Role and TXID at the demo's end: a watcher that has been stopped knows neither."""
 
     @property
     def hostname(self) -> str:
@@ -62,11 +64,11 @@ class NodeFigures:
 
     @property
     def role(self) -> Role:
-        return self.watcher.role
+        return self.final[0] if self.final else self.watcher.role
 
     @property
     def txid(self) -> int:
-        return self.watcher.tx_number()
+        return self.final[1] if self.final else self.watcher.tx_number()
 
     def record(self) -> dict[str, object]:
         return {
@@ -141,6 +143,8 @@ class Demo:
                 await self._write(measuring)
                 await anyio.sleep(PAUSE)
         self._ended = time.monotonic()
+        for node in self.nodes:
+            node.final = node.role, node.txid
         tasks.cancel_scope.cancel()
 
     async def _execute(self, statement: str, parameters: tuple[Any, ...] = ()) -> Position:
