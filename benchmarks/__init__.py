@@ -1,1 +1,1 @@
-"""Figures, each beside a baseline of the same run: ``python -m benchmarks wake|waiters|blocking|idle|http|imports``."""
+"""Figures, each beside a baseline in the run: ``python -m benchmarks wake|burst|waiters|blocking|idle|http|imports``."""
