@@ -180,8 +180,9 @@ class NodeState:
                 return []
             self._history_since[database] = event.began  # a look under way may have seen what was before it
         self._last_event[database] = position
+        if database in self._doubted and (known == position or known in event.passed):
+            self._doubted.discard(database)  # the stream has come to where the files are
         if known == position:
-            self._doubted.discard(database)
             return []
         if known is None or (position.txid > known.txid and database not in self._doubted):
             change = self._set_position(database, position, event.began)

@@ -158,6 +158,14 @@ def test_rule_2_a_look_that_ran_ahead_puts_events_in_doubt(node: Driver) -> None
     assert node.positions == [at(3), at(4, 9), at(5, 9)]
 
 
+def test_rule_2_a_position_that_was_passed_ends_the_doubt_as_well(node: Driver) -> None:
+    """In a burst, only the newest event comes by itself: a look that ran into the middle of it would be doubted for long."""
+    node(TxEvent(1.0, DB, at(3)), PositionsRead(2.0, {DB: at(5)}), TxEvent(2.1, DB, at(7), (at(4), at(5, 9), at(6))))
+    assert node.positions == [at(3), at(5)]
+    node(TxEvent(2.2, DB, at(9), (at(4), at(5), at(8))))
+    assert node.positions == [at(3), at(5), at(9)]
+
+
 def test_a_raising_event_counts_at_once(node: Driver) -> None:
     """The common case: no read in between."""
     node(TxEvent(1.0, DB, at(1)), TxEvent(2.0, DB, at(2)))
