@@ -64,15 +64,18 @@ async def halt(
         except BaseException as error:
             client.ask()
             if client.is_ours:
-                with anyio.move_on_after(RELEASE_LIMIT, shield=True):
-                    await thread.run(partial(client.note, error))
+                try:
+                    with anyio.move_on_after(RELEASE_LIMIT, shield=True):
+                        await thread.run(partial(client.note, error))
+                except RuntimeError as fault:  # no more threads: what has happened inside matters more
+                    error.add_note(f"whether the HALT lock on {name} still stood then is not known: {fault}")
             raise
         client.ask()
         if client.is_ours:  # a forked child has no such thread, and would wait for it for ever
             with anyio.CancelScope(shield=True):  # bounded by itself
                 await thread.run(client.finish)
     finally:
-        client.abandon()  # whatever went wrong above
+        client.drop()  # whatever went wrong above
         thread.close()
 
 
@@ -100,7 +103,7 @@ def halted(
         client.ask()
         client.finish()
     finally:
-        client.abandon()  # whatever went wrong above
+        client.drop()  # whatever went wrong above
 
 
 def _prepare(

@@ -16,7 +16,7 @@ from pathlib import Path
 from litefs_watch.core.readings import Mount
 from litefs_watch.errors import HaltError, HaltExpired, HaltTimeout
 from litefs_watch.halt import holder
-from litefs_watch.halt.launch import launch
+from litefs_watch.halt.launch import launch, socketpair, why_not
 from litefs_watch.printable import safe
 from litefs_watch.sources.directory import mount_kind
 
@@ -29,6 +29,7 @@ RELEASE_LIMIT = 5.0  # seconds to hear that the lock is released: a frozen LiteF
 _GIVEN_UP = 9.5  # seconds after which LiteFS's EIO means that its 10 s are over; it says the same for every refusal
 _END_LIMIT = 1.0  # seconds for a process to end that has nothing more to do
 _GLANCE = 0.1  # seconds between two looks whether the process lives, while it says nothing
+_RECEIVE_LIMIT = 4096  # bytes
 _COMPLAINT_LIMIT = 300  # characters of what a process says that did not start: the end of it, where the reason stands
 
 
@@ -50,7 +51,7 @@ class Halt:
 class HolderClient:
     """One lock: the process that holds it, at the other end of a socket.
 
-    The calls block, but for `ask` and `abandon`. One of them runs at a time, in whichever thread; `ask` and `abandon` come
+    The calls block, but for `ask`, `abandon` and `drop`. One of them runs at a time, in whichever thread; those three come
     from any thread at any moment, also before there is a process.
     """
 
@@ -111,7 +112,12 @@ class HolderClient:
     def _start(self) -> None:
         if self._abandoned:  # before its turn came
             raise HaltError("the HALT lock is not wanted any more")
-        self._process, self._socket = launch(self._directory / f"{self._database}-lock", LIFETIME)
+        try:
+            self._socket, theirs = socketpair()  # first: whatever happens after it, the process can be told
+            with theirs:
+                self._process = launch(self._directory / f"{self._database}-lock", LIFETIME, theirs)
+        except OSError as error:
+            raise HaltError(why_not(error)) from error
         if self._abandoned:  # meanwhile, when there was no socket to say so
             self.abandon()
 
@@ -152,6 +158,15 @@ class HolderClient:
         """Tidy up what was abandoned: wait for an `acquire` that is still at work, and be rid of a lock that it has got."""
         with self._turn:
             self._reap(PARTING)
+
+    def drop(self) -> None:
+        """The same as far as it goes without waiting: in the end, whatever went wrong. Any thread may; nothing blocks."""
+        self.abandon()
+        if self.is_ours and self._turn.acquire(blocking=False):  # else it is tidied up where it is taken
+            try:
+                self._reap(0)
+            finally:
+                self._turn.release()
 
     def finish(self) -> None:
         """Wait for the release. Raises `HaltExpired` where the lock was gone before."""
@@ -196,18 +211,17 @@ class HolderClient:
             return ""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        ended = False
-        while (word := self._received_word()) is None:
+        ended = late = False
+        while (word := self._received_word()) is None and not late:
             left = max(0.0, deadline - time.monotonic())
+            late = left == 0  # a last look; also at one that never stops talking
             if poll.poll(0 if ended else min(left, _GLANCE) * 1000):
                 data = self._receive(self._socket)
                 if not data:
                     return ""
-                self._received += data
+                self._received = (self._received + data)[-_RECEIVE_LIMIT:]
             elif ended:
                 return ""
-            elif left == 0:
-                return None
             else:
                 ended = self._process.poll() is not None
         return word
@@ -215,7 +229,7 @@ class HolderClient:
     @staticmethod
     def _receive(ours: socket.socket) -> bytes:
         try:
-            return ours.recv(4096)
+            return ours.recv(_RECEIVE_LIMIT)
         except ConnectionError:  # the process was killed
             return b""
 

@@ -14,11 +14,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from litefs_watch.errors import HaltError
 from litefs_watch.halt import holder
 
 
@@ -33,30 +30,31 @@ def _program() -> list[str]:
 _PROGRAM = _program()  # now: the archive's path may be relative to the directory that an application leaves later
 
 
-def launch(lock: Path, lifetime: float) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """The process that asks for the lock, and the other end of its socket. Raises `HaltError` where it does not start."""
+def socketpair() -> tuple[socket.socket, socket.socket]:
+    """The application's end, and the process's. Raises `OSError`."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        return _moved(ours), _moved(theirs)
+
+
+def launch(lock: Path, lifetime: float, theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """The process that asks for the lock, at that end of a socket. Raises `OSError` where it does not start."""
     pidfd = holder.NO_PIDFD
     try:
-        ours, theirs = _socketpair()
-        with theirs:
-            try:
-                pidfd = _own_pidfd()
-                return _spawn([str(lock), str(lifetime), str(os.getpid()), str(pidfd)], theirs, pidfd), ours
-            except BaseException:
-                ours.close()
-                raise
-    except OSError as error:
-        where, remedy = "", ""
-        if error.filename is not None:
-            where, remedy = f"{error.filename!r}: ", "; multiprocessing.set_executable() tells where Python is"
-        raise HaltError(f"the process that holds the HALT lock did not start: {where}{error.strerror}{remedy}") from error
+        pidfd = _own_pidfd()
+        return _spawn([str(lock), str(lifetime), str(os.getpid()), str(pidfd)], theirs, pidfd)
     finally:
         if pidfd != holder.NO_PIDFD:
             os.close(pidfd)
 
 
 def _spawn(arguments: list[str], theirs: socket.socket, pidfd: int) -> subprocess.Popen[bytes]:
-    with _signals_blocked():
+    # The process inherits this thread's mask of signals, and keeps it: handlers of its own would come too late for a signal
+    # that comes before them. Here they wait for some milliseconds. The mask is asked for first, and no context manager
+    # stands in between: a handler may raise as soon as it is set, and a thread must not stay deaf for that.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         return subprocess.Popen(  # noqa: S603 - our own program
             [_python(), "-I", "-S", *_PROGRAM, *arguments],
             stdin=theirs.fileno(),
@@ -66,6 +64,16 @@ def _spawn(arguments: list[str], theirs: socket.socket, pidfd: int) -> subproces
             cwd="/",  # not in a directory that somebody wants to unmount
             start_new_session=True,  # Ctrl-C does not reach it
         )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def why_not(error: OSError) -> str:
+    """Why it did not start, and what to do."""
+    where, remedy = "", ""
+    if error.filename is not None:
+        where, remedy = f"{error.filename!r}: ", "; multiprocessing.set_executable() tells where Python is"
+    return f"the process that holds the HALT lock did not start: {where}{error.strerror}{remedy}"
 
 
 def _python() -> str:
@@ -81,31 +89,12 @@ def _python() -> str:
     return installed if os.access(installed, os.X_OK) else told
 
 
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """In this thread, and for good in a process that is started inside, which inherits the mask.
-
-    Its own handlers would come too late for a signal that comes before them. Here signals wait for some milliseconds.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _own_pidfd() -> int:
     """A pidfd of this process. NO_PIDFD where there is none to be had: Linux before 5.3, seccomp."""
     try:
         return _above_stdio(os.pidfd_open(os.getpid()))
     except (AttributeError, OSError):
         return holder.NO_PIDFD
-
-
-def _socketpair() -> tuple[socket.socket, socket.socket]:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        return _moved(ours), _moved(theirs)
 
 
 def _moved(end: socket.socket) -> socket.socket:

@@ -30,6 +30,7 @@ PIDFD = pytest.mark.parametrize(
     "pidfd",
     [
         pytest.param("", id="pidfd"),
+        pytest.param("os.close(2)\n", id="in stderr's place"),
         pytest.param("def refuse(*_): raise PermissionError(1, 'seccomp')\nos.pidfd_open = refuse\n", id="refused"),
         pytest.param("del os.pidfd_open\n", id="missing"),
     ],
