@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-import threading
 import weakref
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -14,17 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from litefs_watch.errors import WaitTimeout
 from litefs_watch.position import Position
-from litefs_watch.testing.commits import CommitWatch, publishing_connection
-from litefs_watch.testing.engine import ReplicatedNodes
+from litefs_watch.testing.commits import publishing_connection
 from litefs_watch.testing.files import empty_database
+from litefs_watch.testing.leadership import LedNodes
 from litefs_watch.testing.node import SimulatedNode, random_checksum
 from litefs_watch.testing.replication import Member
-from litefs_watch.testing.sqlite_file import DatabaseFile, same_content
 
 
-class SimulatedCluster(ReplicatedNodes):
+class SimulatedCluster(LedNodes):
     """LiteFS nodes on loopback; the first starts as the primary. A context manager; or `start`, and `stop` at the end.
 
     An application opens ``cluster.path(hostname)`` as it would on LiteFS. What it commits on the primary gets the next TXID
@@ -71,7 +68,6 @@ class SimulatedCluster(ReplicatedNodes):
             node.on_promote = partial(self._spawn, partial(self.hand_over, name))
             members[name] = Member(node)
         super().__init__(members, list(positions), lag)
-        self._leadership = threading.Lock()  # one change of the primary at a time; taken before the cluster's lock
         self.connection_class = publishing_connection(self.sync)
         """For ``sqlite3.connect(path, factory=...)``, Django's ``OPTIONS["factory"]``, SQLAlchemy's ``connect_args``."""
 
@@ -144,7 +140,7 @@ class SimulatedCluster(ReplicatedNodes):
             leader = self._leader()
             if database not in leader.images:
                 leader.create(database).replace(empty_database(), read_only=False)
-                self._record(database, empty_database())
+                self._record(leader, database, empty_database())
                 self._watch(database)
             return leader.node.position(database)
 
@@ -156,135 +152,4 @@ class SimulatedCluster(ReplicatedNodes):
                 raise KeyError(database)
             self._watches.pop(database).close()
             leader.forget(database)
-            return self._record(database, b"")
-
-    # The primary.
-
-    def hand_over(self, to: str, *, seconds: float = 0.1) -> None:
-        """Hand the primary's role over, as LiteFS does on ``POST /promote``. Nothing that was committed is lost.
-
-        For ``seconds`` (LiteFS's own are about 1.1) no primary is known, neither here nor there. The old one's stream says
-        false/none, false/its own name, false/none, false/``to``. Returns when all follow the new one.
-
-        Raises `RuntimeError` when ``to`` can't take over, `WaitTimeout` when an open transaction prevents it for 5 seconds.
-        """
-        with self._leadership, self._lock:
-            old, new = self._leader(), self._members[to]
-            if new is old:
-                return
-            if not new.node.running or new.cut_off or not new.node.candidate:
-                raise RuntimeError(f"{to!r} can't become the primary: it is down, cut off, or no candidate")
-            if old.node.frozen or new.node.frozen:
-                raise RuntimeError(f"a frozen node can't hand over, nor take over: thaw {old.node.hostname!r} and {to!r}")
-            self._exchange(old, new)
-            self._primary = None
-            for member in self._members.values():
-                if member.node.running:
-                    member.node.lose_primary()
-            self._pass(seconds / 2)
-            old.node.set_primary(old.node.hostname)
-            self._pass(0.001)
-            old.node.lose_primary()
-            if not self._running:
-                return
-            new.node.become_primary()
-            self._lead(new)
-            self._pass(seconds / 2)
-            self._follow()
-
-    def kill_primary(self) -> None:
-        """Kill the primary (SIGKILL). What has not been replicated is lost; no primary is known until `elect`."""
-        with self._leadership, self._lock:
-            self._leader().node.kill()
-            self._lose_leader()
-
-    def elect(self, to: str) -> None:
-        """Make a node the primary after `kill_primary`, which is started if it is down. The others follow it, and go back
-        to its positions where they differ.
-
-        Raises `RuntimeError` while there is a primary, `WaitTimeout` when an open transaction prevents it for 5 seconds.
-        """
-        with self._leadership, self._lock:
-            if self._primary is not None:
-                raise RuntimeError(f"{self._primary.node.hostname!r} is the primary: hand over, or kill it first")
-            new = self._members[to]
-            new.queue.clear()
-            self._allow(new)
-            if new.node.running:
-                new.node.become_primary()
-            else:
-                new.node.restart(primary=None)
-            self._lead(new)
-            self._follow()
-
-    def restart(self, hostname: str) -> None:
-        """Bring a node back that was stopped or killed: as a replica, whose positions become those of the primary, or
-        where there is no primary, as the primary."""
-        if self._primary is None:
-            self.elect(hostname)
-            return
-        with self._leadership, self._lock:
-            leader, member = self._leader(), self._members[hostname]
-            if member is not leader:
-                member.node.restart(primary=leader.node.hostname)
-                member.follow(leader)
-
-    def cut_off(self, hostname: str) -> None:
-        """A replica can't reach the primary, which it names for 1 ms once a second, until `reconnect`."""
-        with self._lock:
-            member = self._members[hostname]
-            if member is self._primary:
-                raise ValueError(f"{hostname!r} is the primary: cut off the replicas, or kill it")
-            member.cut_off = True
-            member.flap_at = 0.0
-            member.node.lose_primary()
-
-    def reconnect(self, hostname: str) -> None:
-        """End `cut_off`. What was committed meanwhile arrives at once."""
-        with self._lock:
-            member = self._members[hostname]
-            if member.cut_off:
-                member.cut_off = False
-                if self._primary is not None:
-                    member.node.set_primary(self._primary.node.hostname)
-                self._changed.notify_all()
-
-    # Inside, with both locks held.
-
-    def _exchange(self, old: Member, new: Member) -> None:
-        """From a primary that can be written to, to another one that has all it has; or nothing has changed."""
-        try:
-            for database, watch in self._watches.items():
-                self._persist(partial(self._forbid, old.files[database], watch), f"stop writing on {old.node.hostname!r}")
-                image = watch.image()
-                if image is not None and not same_content(image, old.images[database]):
-                    self._record(database, image)  # somebody was quicker than the ban
-            self._persist(new.catch_up, f"apply what was committed on {new.node.hostname!r}")
-            self._allow(new)
-        except WaitTimeout:
-            self._allow(old)
-            raise
-        self._unwatch()
-        old.led = False
-
-    @staticmethod
-    def _forbid(file: DatabaseFile, watch: CommitWatch) -> bool:
-        return watch.checkpoint() and file.mark(read_only=True)
-
-    def _allow(self, member: Member) -> None:
-        for database in member.images:
-            file = member.create(database)
-            self._persist(partial(file.mark, read_only=False), f"allow writing on {member.node.hostname!r}")
-
-    def _follow(self) -> None:
-        """All others follow the new primary."""
-        leader = self._leader()
-        for member in self._followers():
-            if member.node.running and not member.cut_off:
-                member.node.set_primary(leader.node.hostname)
-            member.follow(leader)
-        self._changed.notify_all()
-
-    def _pass(self, seconds: float) -> None:
-        """Let time pass, without the cluster's lock; no longer than the cluster runs."""
-        self._changed.wait_for(lambda: not self._running, seconds)
+            return self._record(leader, database, b"")

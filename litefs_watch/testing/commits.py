@@ -19,6 +19,7 @@ from typing import Any, Literal
 _RACY = 0.05
 """Seconds after a change of a file in which another one may leave its times the same: the clock of a file system ticks with
 the kernel, at 100 Hz or more."""
+_TRANSACTIONS = 8  # offset in the WAL index (https://sqlite.org/walformat.html, 2.1): a counter of 4 bytes
 _RECHECK = 0.25
 """Seconds between two looks at a file whose times and sizes stay the same: the net below `_RACY`."""
 
@@ -31,6 +32,9 @@ class CommitWatch:
         # It waits no longer than this for a writer that is just writing; the next look is a millisecond away.
         self._connection = sqlite3.connect(path, timeout=0.02, isolation_level=None, check_same_thread=False)
         self._version: int | None = None
+        self._counter: tuple[int, bytes] | None = None
+        # Closing it drops the locks that SQLite has on the file in this process: it stays open as long as the file is there.
+        self._index = -1
         self._signature: object = None
         self._look_until = 0.0
         self._look_at = 0.0
@@ -40,6 +44,7 @@ class CommitWatch:
 
         Raises `sqlite3.OperationalError` while another connection is writing it.
         """
+        counter = self._transactions()
         self._connection.execute("BEGIN")
         try:
             # Within one transaction: the version of just this content.
@@ -49,8 +54,11 @@ class CommitWatch:
             image = self._connection.serialize()
         finally:
             self._connection.execute("ROLLBACK")
-        self._version = version
-        return image
+        # A checkpoint, and who writes after it before it is done, change the version like a commit; not this counter, which
+        # is the image's where it is the same before and after.
+        committed = counter is None or not counter == self._counter == self._transactions()
+        self._version, self._counter = version, counter
+        return image if committed else None
 
     def image_if_touched(self) -> bytes | None:
         """As `image`, for a look every millisecond: most times it only asks for the files' times, and locks nothing."""
@@ -79,6 +87,20 @@ class CommitWatch:
 
     def close(self) -> None:
         self._connection.close()
+        if self._index >= 0:
+            os.close(self._index)
+
+    def _transactions(self) -> tuple[int, bytes] | None:
+        """The WAL index, by its inode, and its count of transactions, which each index begins anew; None without a WAL."""
+        path = f"{self._paths[0]}-shm"
+        try:
+            if self._index < 0 or not os.path.samestat(os.fstat(self._index), os.stat(path)):
+                if self._index >= 0:
+                    os.close(self._index)
+                self._index = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        return os.fstat(self._index).st_ino, os.pread(self._index, 4, _TRANSACTIONS)
 
     @staticmethod
     def _stat(path: str) -> tuple[int, int, int] | None:

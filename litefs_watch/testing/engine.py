@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from litefs_watch.errors import LiteFSWatchError, NoPrimary, WaitTimeout
 from litefs_watch.position import Position
@@ -17,12 +18,14 @@ from litefs_watch.testing.commits import CommitWatch
 from litefs_watch.testing.files import DROPPED_CHECKSUM, empty_database
 from litefs_watch.testing.node import SimulatedNode, random_checksum
 from litefs_watch.testing.replication import FLAP_INTERVAL, Member, Transaction
-from litefs_watch.testing.sqlite_file import page_count
+from litefs_watch.testing.sqlite_file import page_count, same_content
 
 POLL = 0.001
 """Seconds between two looks for commits of connections that are not the cluster's own."""
 PATIENCE = 5.0
 """Seconds to wait for somebody's open transaction before giving up. Python's sqlite3 waits as long."""
+LOOK_PATIENCE = 0.25
+"""Seconds that whoever asks a node where it is may have to wait for what is being committed."""
 
 
 class ReplicatedNodes:
@@ -39,6 +42,8 @@ class ReplicatedNodes:
         self._watches: dict[str, CommitWatch] = {}
         self._running = False
         self._threads: list[threading.Thread] = []
+        for member in self._members.values():
+            member.node.on_look = partial(self._look, member)
 
     # Starting and stopping.
 
@@ -122,26 +127,6 @@ class ReplicatedNodes:
         with self._lock:
             self._persist(lambda: self._publish(CommitWatch.image), "read the primary's database")
 
-    def set_lag(self, hostname: str, lag: float | None) -> None:
-        """Give one replica a lag of its own, in seconds; None: the cluster's."""
-        with self._lock:
-            self._members[hostname].lag = lag
-            self._changed.notify_all()
-
-    def pause_replication(self, hostname: str | None = None) -> None:
-        """Hold back what is on its way to a node, or to all nodes, until `resume_replication`."""
-        self._pause(hostname, paused=True)
-
-    def resume_replication(self, hostname: str | None = None) -> None:
-        """Go on after `pause_replication`; what is due arrives at once."""
-        self._pause(hostname, paused=False)
-
-    def _pause(self, hostname: str | None, *, paused: bool) -> None:
-        with self._lock:
-            for member in self._members.values() if hostname is None else [self._members[hostname]]:
-                member.paused = paused
-            self._changed.notify_all()
-
     def wait_until_replicated(self, timeout: float = 5.0) -> None:
         """Wait until what is committed now has reached every replica that runs. Raises `WaitTimeout` after ``timeout`` s."""
         self.sync()
@@ -161,6 +146,8 @@ class ReplicatedNodes:
         with self._lock:
             while self._running:
                 if self._primary is not None and not self._primary.node.running:
+                    with contextlib.suppress(WaitTimeout):
+                        self._seal(self._primary, patience=0)
                     self._lose_leader()
                 self._publish(CommitWatch.image_if_touched)
                 now = time.monotonic()
@@ -173,13 +160,35 @@ class ReplicatedNodes:
 
     def _feel(self, now: float) -> None:
         """Let the replicas feel what has become of the primary, or of the way to it."""
+        for member in self._members.values():
+            if member.held and not member.node.frozen:
+                member.release_writers()
         if self._primary is None:
             return
         for member in self._followers():
-            member.node.heartbeats = not (self._primary.node.frozen or member.paused)
+            member.node.heartbeats = member.hears and not self._primary.node.frozen
+            if member.node.heartbeats and not member.greeted:  # LiteFS sends one as soon as all that was missing is there
+                member.greeted = True
+                member.node.heartbeat()
             if member.cut_off and member.node.running and now >= member.flap_at:
                 member.flap_at = now + FLAP_INTERVAL
                 member.node.flap(self._primary.node.hostname, times=1)
+
+    def _look(self, member: Member) -> None:
+        """Somebody is about to ask a node where it is: let it know of each commit that has returned.
+
+        Without the lock held. Whoever is asked while everything stands still, as in a hand-over, answers with what it knows.
+        """
+        deadline = time.monotonic() + LOOK_PATIENCE
+        if member is not self._primary or not self._lock.acquire(timeout=LOOK_PATIENCE):
+            return
+        try:
+            while self._running and member is self._primary and not self._publish(CommitWatch.image):
+                if time.monotonic() > deadline:
+                    return
+                self._changed.wait(POLL)
+        finally:
+            self._lock.release()
 
     def _publish(self, look: Callable[[CommitWatch], bytes | None]) -> bool:
         """Record what was committed. False where a database could not be read, since somebody is writing it."""
@@ -193,20 +202,22 @@ class ReplicatedNodes:
                 complete = False
                 continue
             if image is not None:
-                self._record(database, image)
+                self._record(self._primary, database, image)
         return complete
 
-    def _record(self, database: str, image: bytes) -> Position:
-        """A transaction on the primary, after which the database is ``image``; empty: it was dropped."""
-        leader = self._leader()
-        known = leader.node.position(database).txid if database in leader.node.databases else 0
-        position = Position(known + 1, random_checksum() if image else DROPPED_CHECKSUM)
+    def _record(self, member: Member, database: str, image: bytes) -> Position:
+        """A transaction of a node's own, after which the database is ``image``; empty: it was dropped."""
+        previous = member.position(database)
+        checksum = random_checksum() if image else DROPPED_CHECKSUM
+        position = Position(previous.txid + 1 if previous else 1, checksum)
         if image:
-            leader.images[database] = image
-        leader.node.record(database, position, pages=page_count(image) if image else 0)
-        transaction = Transaction(database, position, image, time.monotonic())
-        for member in self._followers():
-            member.queue.append(transaction)
+            member.images[database] = image
+        transaction = Transaction(database, position, previous, image, time.monotonic())
+        member.remember(transaction)
+        member.node.record(database, position, pages=page_count(image) if image else 0)
+        if member is self._primary:
+            for follower in self._followers():
+                follower.queue.append(transaction)
         self._changed.notify_all()
         return position
 
@@ -227,6 +238,40 @@ class ReplicatedNodes:
             if member.node.running:
                 member.node.lose_primary()
 
+    def _seal(self, member: Member, patience: float | None = None) -> None:
+        """Forbid writing on a node, and record what was committed until then. Raises `WaitTimeout`."""
+        member.release_writers()
+        for database in list(member.images):
+            with self._watching(member, database) as watch:
+                forbid = partial(self._forbid, member, database, watch)
+                self._persist(forbid, f"stop writing on {member.node.hostname!r}", patience)
+
+    def _forbid(self, member: Member, database: str, watch: CommitWatch) -> bool:
+        forbidden = watch.checkpoint() and member.create(database).mark(read_only=True)
+        # What a checkpoint or a mark leaves behind, though it fails, looks like a commit to the watch.
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._note(member, database, watch)
+        return forbidden
+
+    def _note(self, member: Member, database: str, watch: CommitWatch) -> None:
+        """Record what was committed since the last look, and not what only looks like it."""
+        image = watch.image()
+        if image is not None and not same_content(image, member.images[database]):
+            self._record(member, database, image)
+
+    def _allow(self, member: Member) -> None:
+        for database in member.images:
+            file = member.create(database)
+            self._persist(partial(file.mark, read_only=False), f"allow writing on {member.node.hostname!r}")
+
+    @contextlib.contextmanager
+    def _watching(self, member: Member, database: str) -> Iterator[CommitWatch]:
+        if member is self._primary:
+            yield self._watches[database]
+        else:
+            with contextlib.closing(CommitWatch(member.node.database_file(database))) as watch:
+                yield watch
+
     def _watch(self, database: str) -> None:
         watch = self._watches[database] = CommitWatch(self._leader().node.database_file(database))
         self._persist(lambda: self._looked(watch), "read the primary's database")
@@ -244,10 +289,11 @@ class ReplicatedNodes:
             watch.close()
         self._watches.clear()
 
-    def _persist(self, attempt: Callable[[], bool], what: str) -> None:
-        """Try until it works, or `PATIENCE` is over: then `WaitTimeout`."""
-        deadline = time.monotonic() + PATIENCE
+    def _persist(self, attempt: Callable[[], bool], what: str, patience: float | None = None) -> None:
+        """Try until it works, or ``patience`` (`PATIENCE`) is over: then `WaitTimeout`. The lock is free in between."""
+        patience = PATIENCE if patience is None else patience
+        deadline = time.monotonic() + patience
         while not attempt():
             if time.monotonic() > deadline:
-                raise WaitTimeout(f"can't {what} for {PATIENCE:g} s: a transaction on it is open all the time")
+                raise WaitTimeout(f"can't {what} for {patience:g} s: a transaction on it is open all the time")
             self._changed.wait(POLL)

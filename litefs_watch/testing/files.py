@@ -1,4 +1,4 @@
-"""What LiteFS shows in its mount, and how it lays out its data directory.
+"""What LiteFS shows in its mount.
 
 Two things can stand in for the mount: `OrdinaryDirectory`, in which each file is replaced whole, and
 `litefs_watch.testing.fuse.FuseMount`, on which inotify is as silent as on LiteFS itself. The node talks to both in the same
@@ -12,7 +12,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -22,8 +22,6 @@ LAG_UNKNOWN_MS = 2**31 - 1
 """Milliseconds in ``.lag`` before the first replication, and right after a demotion (LiteFS's ``fuse/lag_node.go``)."""
 DROPPED_CHECKSUM = 1 << 63
 """The checksum of a database that was dropped: LiteFS's ``ltx.ChecksumFlag`` and nothing else."""
-LTX_KEPT = 10
-"""LTX files that stay for each database; LiteFS itself keeps ten minutes of them (``data.retention``)."""
 
 
 def position_text(position: Position) -> bytes:
@@ -50,6 +48,9 @@ def empty_database() -> bytes:
 
 class Mount(Protocol):
     """What stands in for LiteFS's mount."""
+
+    before_read: Callable[[], object] | None
+    """Called, without a lock, before ``-pos`` is read, where the mount is able to notice that; set before the start."""
 
     def start(self) -> None: ...
 
@@ -91,7 +92,12 @@ class Staging:
     def place(self, target: str, content: bytes) -> None:
         """Make ``target`` a file with this content, in one step for whoever reads it."""
         following = f"{self._directory}/next"
-        descriptor = os.open(following, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        try:
+            descriptor = os.open(following, flags, 0o644)
+        except FileNotFoundError:  # the process is down, and something happens on its disk
+            self.start()
+            descriptor = os.open(following, flags, 0o644)
         try:
             os.write(descriptor, content)
         finally:
@@ -120,6 +126,7 @@ class OrdinaryDirectory:
         self._directory = directory
         self._staging = staging
         self._shown: dict[str, bytes] = {}
+        self.before_read: Callable[[], object] | None = None  # nothing notices a read here
 
     def start(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -154,42 +161,3 @@ class OrdinaryDirectory:
 
     def kill(self) -> None:
         """Nothing: a dead process's files stay as they are."""
-
-
-class DataDirectory:
-    """LiteFS's ``data.dir``: for each database its SQLite file, and a folder of LTX files.
-
-    A database's file is ``dbs/DB/database``; the mount only links to it. So it outlives a stopped node, as with LiteFS.
-    """
-
-    def __init__(self, directory: Path, staging: Staging) -> None:
-        self.path = directory
-        self._staging = staging
-        self._kept: dict[str, deque[str]] = {}
-
-    def database_path(self, database: str) -> Path:
-        return self.path / "dbs" / database / "database"
-
-    def create(self, database: str) -> Path:
-        """The path of the database's file; an empty database is made where there is none."""
-        path = self.database_path(database)
-        (path.parent / "ltx").mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.write_bytes(empty_database())
-        return path
-
-    def add_ltx(self, database: str, first: int, last: int) -> None:
-        """Rename an LTX file for the TXIDs ``first`` to ``last`` into place. Its content is a stand-in."""
-        path = f"{self.path}/dbs/{database}/ltx/{first:016x}-{last:016x}.ltx"
-        kept = self._kept.setdefault(database, deque())
-        if path in kept:  # history went back, and comes here again
-            kept.remove(path)
-        self._staging.place(path, b"LTX1")
-        kept.append(path)
-        if len(kept) > LTX_KEPT:
-            os.unlink(kept.popleft())
-
-    def drop(self, database: str) -> None:
-        """Remove the database's SQLite files; its LTX files stay."""
-        for path in (self.path / "dbs" / database).glob("database*"):
-            path.unlink(missing_ok=True)

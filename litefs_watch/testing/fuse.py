@@ -14,6 +14,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from litefs_watch.testing import fuse_server
@@ -45,9 +47,11 @@ class FuseMount:
     """A mount of type ``fuse`` from source ``litefs``, served by a process of its own. Calls come one at a time."""
 
     def __init__(self, point: Path) -> None:
+        self.before_read: Callable[[], object] | None = None
         self._point = str(point)
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._reading: threading.Thread | None = None
 
     def start(self) -> None:
         """Mount. Raises `RuntimeError` where that can't be done."""
@@ -55,11 +59,21 @@ class FuseMount:
         Path(self._point).mkdir(parents=True, exist_ok=True)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(_ANSWER_TIMEOUT)
-        with theirs:
+        with contextlib.ExitStack() as passed:
+            passed.enter_context(theirs)
+            descriptors = [theirs.fileno()]
+            if self.before_read is not None:
+                ours, asking = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                passed.enter_context(asking)
+                descriptors.append(asking.fileno())
+                self._reading = threading.Thread(
+                    target=self._answer_readers, args=(ours, self.before_read), name="litefs_watch FUSE reads", daemon=True
+                )
+                self._reading.start()
             # Its own session: Ctrl-C is for the test, which then unmounts in its own time.
             self._process = subprocess.Popen(  # noqa: S603 - a file of this package
-                [sys.executable, "-I", "-S", fuse_server.__file__, self._point, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-I", "-S", fuse_server.__file__, self._point, *map(str, descriptors)],
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
@@ -68,6 +82,14 @@ class FuseMount:
         except RuntimeError:
             self._end()
             raise
+
+    @staticmethod
+    def _answer_readers(asked: socket.socket, before_read: Callable[[], object]) -> None:
+        """Somebody reads ``-pos``, and waits until this has been done. Ends when the file system has."""
+        with asked, contextlib.suppress(ConnectionError):
+            while asked.recv(1):
+                before_read()
+                asked.send(b"!")
 
     def show(self, name: str, content: bytes, *, listed: bool = True) -> None:
         self._tell("show", name, content=content.decode("latin-1"), listed=listed)
@@ -127,6 +149,9 @@ class FuseMount:
         if self._control is not None:
             self._control.close()
             self._control = None
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            reading.join()
 
     def _unmount_dead(self) -> None:
         """Take away what a killed file system left. Twice on the same place is possible, so until nothing is left."""

@@ -1,4 +1,4 @@
-"""A tiny FUSE file system over ``/dev/fuse``, run as a program of its own: ``python fuse_server.py MOUNTPOINT CONTROL_FD``.
+"""A tiny FUSE file system over ``/dev/fuse``, a program of its own: ``fuse_server.py MOUNTPOINT CONTROL_FD [ASKING_FD]``.
 
 A separate process, since a call that reaches the mount while it holds the GIL (as inotify libraries make them) would wait
 for ever for a thread of its own process. And like LiteFS it can be killed, which leaves a mount that answers ENOTCONN. For
@@ -10,6 +10,7 @@ write to them: that is why inotify is silent here, exactly as on LiteFS.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -107,6 +108,14 @@ class FileSystem:
             case "hide":
                 self._files.pop(name, None)
 
+    def reads_position(self, request: bytes) -> bool:
+        """Whether somebody begins to read a ``-pos``."""
+        _, opcode, _, node, *_ = _REQUEST.unpack_from(request)
+        if opcode != Op.READ or not self._names.get(node, "").endswith("-pos"):
+            return False
+        _, offset, _ = _READ.unpack_from(request, _REQUEST.size)
+        return bool(offset == 0)
+
     def answer(self, request: bytes) -> bytes | None:
         """The reply to one request, None where none is due."""
         _, opcode, unique, node, *_ = _REQUEST.unpack_from(request)
@@ -198,52 +207,127 @@ class FileSystem:
         return reply
 
 
-def serve(point: str, control: socket.socket) -> None:
-    """Mount, answer the kernel and the node, and unmount when told to or when the node's process is gone."""
-    device = os.open("/dev/fuse", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    mount(point, device)
-    control.send(b"ok")
-    files = FileSystem()
-    poll = select.poll()
-    poll.register(control, select.POLLIN)
-    poll.register(device, select.POLLIN)
-    while True:
-        ready = dict(poll.poll())
-        if control.fileno() in ready:
-            message = control.recv(1 << 20)
-            change = json.loads(message) if message else {"do": "stop"}
-            if change["do"] == "stop":
-                unmount(point)
-                return
-            if change["do"] == "freeze":
-                # Requests stay with the kernel, unread, as they do when LiteFS is stopped: so whoever waits can be killed.
-                poll.unregister(device)
-            elif change["do"] == "thaw":
-                poll.register(device, select.POLLIN)
+class Readers:
+    """Those who read ``-pos`` wait until the node has looked for what was committed before.
+
+    Each waits for a look that began after it came: whoever comes during one waits for the next.
+    """
+
+    def __init__(self, asking: socket.socket | None) -> None:
+        self.asking = asking
+        self._asked: list[bytes] = []
+        self._next: list[bytes] = []
+        self._looking = False
+
+    def hold(self, files: FileSystem, request: bytes) -> bool:
+        """Whether this request has to wait."""
+        if self.asking is None or not files.reads_position(request):
+            return False
+        self._next.append(request)
+        self._ask()
+        return True
+
+    def looked(self) -> list[bytes]:
+        """The node has looked: those who need not wait any longer."""
+        free, self._asked, self._looking = self._asked, [], False
+        self._ask()
+        return free
+
+    def _ask(self) -> None:
+        if self.asking is not None and self._next and not self._looking:
+            self._asked, self._next, self._looking = self._next, [], True
+            self.asking.send(b"?")
+
+
+class Server:
+    """Answers the kernel and the node, until it is told to stop, or the node's process is gone."""
+
+    def __init__(self, point: str, device: int, control: socket.socket, asking: socket.socket | None) -> None:
+        self._point = point
+        self._device = device
+        self._control = control
+        self._files = FileSystem()
+        self._readers = Readers(asking)
+        self._frozen = False
+        self._withheld: list[bytes] = []
+        self._poll = select.poll()
+        for descriptor in (control.fileno(), device, *([asking.fileno()] if asking else [])):
+            self._poll.register(descriptor, select.POLLIN)
+
+    def serve(self) -> None:
+        """Raises `OSError` with ENODEV where somebody else has unmounted it."""
+        going_on = True
+        while going_on:
+            ready = dict(self._poll.poll())
+            if self._control.fileno() in ready:
+                going_on = self._obey()
+            elif self._device in ready:
+                self._take()
+            elif self._readers.asking is not None:
+                going_on = self._let_read(self._readers.asking)
+
+    def _obey(self) -> bool:
+        message = self._control.recv(1 << 20)
+        change = json.loads(message) if message else {"do": "stop"}
+        if change["do"] == "stop":
+            unmount(self._point)
+            return False
+        if change["do"] == "freeze":
+            # Requests stay with the kernel, unread, as they do when LiteFS is stopped: so whoever waits can be killed.
+            self._poll.unregister(self._device)
+            self._frozen = True
+        elif change["do"] == "thaw":
+            self._poll.register(self._device, select.POLLIN)
+            self._frozen = False
+            for request in self._withheld:
+                self._answer(request)
+            self._withheld.clear()
+        else:
+            self._files.change(change)
+        self._control.send(b"ok")
+        return True
+
+    def _take(self) -> None:
+        try:
+            request = os.read(self._device, _BUFFER)
+        except (BlockingIOError, FileNotFoundError):
+            return  # it was interrupted before it was read
+        if not self._readers.hold(self._files, request):
+            self._answer(request)
+
+    def _let_read(self, asking: socket.socket) -> bool:
+        if not asking.recv(1):
+            unmount(self._point)  # the node's process is gone
+            return False
+        for request in self._readers.looked():
+            if self._frozen:
+                self._withheld.append(request)
             else:
-                files.change(change)
-            control.send(b"ok")
-        elif ready:
-            try:
-                reply = files.answer(os.read(device, _BUFFER))
-                if reply is not None:
-                    os.write(device, reply)
-            except (BlockingIOError, FileNotFoundError):
-                continue  # the request was interrupted, before or after it was read
-            except OSError as error:
-                if error.errno != errno.ENODEV:
-                    raise
-                return  # unmounted by somebody else
+                self._answer(request)
+        return True
+
+    def _answer(self, request: bytes) -> None:
+        reply = self._files.answer(request)
+        if reply is not None:
+            with contextlib.suppress(FileNotFoundError):  # it was interrupted after it was read
+                os.write(self._device, reply)
 
 
 def main() -> None:
-    point, descriptor = sys.argv[1:]
-    with socket.socket(fileno=int(descriptor)) as control:
-        try:
-            serve(point, control)
-        except OSError as error:
-            control.send(f"{error.strerror}".encode())
-            raise SystemExit(1) from None
+    point, *descriptors = sys.argv[1:]
+    control, *asking = [socket.socket(fileno=int(descriptor)) for descriptor in descriptors]
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        mount(point, device)
+    except OSError as error:
+        control.send(f"{error.strerror}".encode())
+        raise SystemExit(1) from None
+    control.send(b"ok")
+    try:
+        Server(point, device, control, asking[0] if asking else None).serve()
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
 
 
 if __name__ == "__main__":

@@ -58,6 +58,11 @@ class SimulatedNode(NodeProcess):
         node just becomes the primary."""
         self.heartbeats = True
         """Whether the primary is heard once a second. If not, as when that is frozen, ``.lag`` grows beside ``.primary``."""
+        self.catching_up = False
+        """Whether LiteFS's initial replication is under way: what arrives leaves ``.lag`` as it is, until a heartbeat."""
+        self.notifies = True
+        """Whether it tells of what happens. If not, as with ``notify=False``, files change without an event or an LTX file;
+        what was missed is not made up for."""
         self._lag_file = lag_file
         self._dropped: set[str] = set()
         self._is_primary = primary is None
@@ -159,27 +164,34 @@ class SimulatedNode(NodeProcess):
             self.record(name, position, notify=notify)
         return position
 
-    def record(self, database: str, position: Position, *, notify: bool = True, pages: int = 2) -> None:
-        """As `commit`, for a known position. ``pages``: the database's size after it, in its pages; 0: it was dropped."""
+    def record(
+        self, database: str, position: Position, *, notify: bool = True, pages: int = 2, snapshot: bool = False
+    ) -> None:
+        """As `commit`, for a known position. ``pages``: the database's size after it, in its pages; 0: it was dropped.
+
+        ``snapshot``: it doesn't follow from what this node has, but replaces it, LTX files included, as when LiteFS resets a
+        replica. A TXID that isn't higher can't come otherwise.
+        """
         with self._lock:
             known = self._positions.get(database)
             self._positions[database] = position
             created = known is None or database in self._dropped
+            previous = known if known is not None and known.txid < position.txid and not snapshot else None
             if pages == 0:
                 self._dropped.add(database)
             else:
                 self._dropped.discard(database)
                 if created:
                     self._do(self._show_database, database)
+            notify = notify and self.notifies
             if notify:
-                first = known.txid + 1 if known is not None and known.txid < position.txid else 1
-                self._do(self._data.add_ltx, database, first, position.txid)
+                self._do_on_disk(self._data.add_ltx, database, position, previous, pages)
             if pages == 0:
                 self._do(self._drop_files, database)
             self._do(self._mount.show, f"{database}-pos", position_text(position), listed=pages > 0)
             if self.on_position is not None:
                 self._do(self.on_position, database, position)
-            if self._connected:
+            if self._connected and not self.catching_up:
                 self._hear()
             if notify:
                 self._do(self._publish, api.tx_event(database, position, pages))
@@ -246,10 +258,11 @@ class SimulatedNode(NodeProcess):
             self._do(self._show_primary, primary)
             if is_primary:
                 self._do(self._show_lag)
-            if notify:
+            if notify and self.notifies:
                 self._do(self._publish, api.role_event("primaryChange", is_primary, primary))
 
     def _hear(self) -> None:
+        self.catching_up = False
         self._heard = time.monotonic()
         self._do(self._show_lag)
 

@@ -18,7 +18,8 @@ from typing import Any, ParamSpec, Self
 
 from litefs_watch.errors import WaitTimeout
 from litefs_watch.testing import api
-from litefs_watch.testing.files import DataDirectory, Mount, OrdinaryDirectory, Staging, temporary_directory
+from litefs_watch.testing.data_directory import DataDirectory
+from litefs_watch.testing.files import Mount, OrdinaryDirectory, Staging, temporary_directory
 from litefs_watch.testing.fuse import FuseMount
 from litefs_watch.testing.http1 import Response, chunk, encode_event
 from litefs_watch.testing.server import ApiServer
@@ -53,6 +54,9 @@ class NodeProcess(ABC):
         """The mount (``fuse.dir``)."""
         self.data_dir = self.directory / "data"
         """LiteFS's data directory (``data.dir``)."""
+        self.on_look: Callable[[], object] | None = None
+        """Called without the node's lock before a request of the API is answered, and, if it was set before the start,
+        before ``-pos`` is read on a FUSE mount: to let the node know first what has been committed."""
         self._port = port
         self._lock = threading.RLock()
         self._staging = Staging(self.directory / "staging")
@@ -84,6 +88,7 @@ class NodeProcess(ABC):
             opening=lambda: encode_event(self._opening_event()),
             route=self._route,
             tick=self._tick,
+            before_answer=lambda: self.on_look and self.on_look(),
             headers={
                 "Litefs-Id": f"{zlib.crc32(self.hostname.encode(errors='replace')):016X}",
                 "Litefs-Cluster-Id": api.CLUSTER_ID,
@@ -95,6 +100,13 @@ class NodeProcess(ABC):
         if self._withheld is not None:
             self._withheld.append(lambda: effect(*arguments, **keywords))
         elif self._running:
+            effect(*arguments, **keywords)
+
+    def _do_on_disk(self, effect: Callable[P, object], *arguments: P.args, **keywords: P.kwargs) -> None:
+        """As `_do`, for what is on the disk of a process that is down, too."""
+        if self._withheld is not None:
+            self._withheld.append(lambda: effect(*arguments, **keywords))
+        else:
             effect(*arguments, **keywords)
 
     # The life of it.
@@ -127,6 +139,7 @@ class NodeProcess(ABC):
         try:
             with self._lock:
                 self._staging.start()
+                self._mount.before_read = self.on_look
                 self._mount.start()
                 self._show_everything()
         except BaseException:
@@ -193,6 +206,15 @@ class NodeProcess(ABC):
         """Cut all event streams abruptly. New ones are accepted."""
         with self._lock:
             self._server.drop_streams()
+
+    def half_open_streams(self) -> None:
+        """The event streams that are open stay open, and carry nothing any more, as when the way between has died.
+
+        New ones work. `drop_stream` and the process's end cut them all; `statistics` and `wait_for_streams` count only those
+        that work.
+        """
+        with self._lock:
+            self._server.half_open_streams()
 
     @property
     def stream_available(self) -> bool:

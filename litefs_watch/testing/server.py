@@ -31,7 +31,8 @@ _PORTS = range(20_300, 32_000)
 class ApiServer:
     """Serves one node. Every method but `start` and `stop` is called with ``lock`` held, which is the node's own.
 
-    ``opening`` gives the event that opens a stream; ``route`` answers ``(method, path)``; ``tick`` is called once a second.
+    ``opening`` gives the event that opens a stream; ``route`` answers ``(method, path)``; ``tick`` is called once a second;
+    ``before_answer``, without the lock, when requests have come.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ApiServer:
         opening: Callable[[], bytes],
         route: Callable[[str, str], Response],
         tick: Callable[[], None],
+        before_answer: Callable[[], object],
         headers: Mapping[str, str],
     ) -> None:
         self._lock = lock
@@ -48,6 +50,7 @@ class ApiServer:
         self._opening = opening
         self._route = route
         self._tick = tick
+        self._before_answer = before_answer
         self._headers = headers
         self._thawed = threading.Event()
         self._thawed.set()
@@ -85,8 +88,8 @@ class ApiServer:
 
     @property
     def streams(self) -> int:
-        """How many event streams are open."""
-        return sum(connection.streaming for connection in self._connections)
+        """How many event streams work."""
+        return sum(connection.streaming and not connection.half_open for connection in self._connections)
 
     def wait_for_streams(self, enough: Callable[[int], bool], timeout: float) -> bool:
         return self._changed.wait_for(lambda: enough(self.streams), timeout)
@@ -98,13 +101,20 @@ class ApiServer:
 
     def push(self, data: bytes) -> None:
         """Send bytes, as they are, on every stream's connection."""
-        for connection in [c for c in self._connections if c.streaming]:
+        for connection in [c for c in self._connections if c.streaming and not c.half_open]:
             connection.send(data)
 
     def drop_streams(self) -> None:
         """Cut every stream, without the chunk that would end it properly."""
         for connection in [c for c in self._connections if c.streaming]:
             self.close(connection)
+
+    def half_open_streams(self) -> None:
+        """Let every stream stay open, and send nothing on it any more."""
+        for connection in [c for c in self._connections if c.streaming]:
+            connection.half_open = True
+            connection.forget_unsent()
+        self._changed.notify_all()
 
     def freeze(self) -> None:
         self._thawed.clear()
@@ -123,6 +133,9 @@ class ApiServer:
         while True:
             ready = self._selector.select(max(0.0, next_tick - time.monotonic()))
             self._thawed.wait()  # frozen: the system still takes connections, nobody answers them
+            own = (self._listener, self._woken)
+            if any(mask & selectors.EVENT_READ and key.fileobj not in own for key, mask in ready):
+                self._before_answer()
             with self._lock:
                 if self._stopping:
                     break
@@ -195,6 +208,7 @@ class _Connection:
         self._server = server
         self.sock = sock
         self.streaming = False
+        self.half_open = False
         self._inbox = b""
         self._outbox: deque[bytes] = deque()
         self._watching_writes = False
@@ -224,6 +238,9 @@ class _Connection:
         self._ending = True
         if not self._outbox:
             self._server.close(self)
+
+    def forget_unsent(self) -> None:
+        self._outbox.clear()
 
     def flush(self) -> None:
         try:

@@ -22,6 +22,8 @@ from pathlib import Path
 
 _ALL_LOCKS = (0x40000000, 512)  # first byte and length: PENDING, RESERVED, and all the places of SHARED
 _ALL_WAL_LOCKS = (120, 8)  # in the -shm file: WRITE, CKPT, RECOVER and five READ locks
+_RESERVED = (0x40000001, 1)  # whoever writes has it, with a rollback journal
+_WAL_WRITE = (120, 1)  # the same, with a WAL
 _WRITE_VERSION, _READ_VERSION = 18, 19  # offsets in the header: 1 for a rollback journal, 2 for WAL
 _WAL = 2
 _READ_ONLY = 3
@@ -68,14 +70,30 @@ class DatabaseFile:
     def mark(self, *, read_only: bool) -> bool:
         """Leave the content, and forbid or allow to write. False, and no change, while a transaction is open.
 
-        Also False while there is something in the WAL: checkpoint it first.
+        Also False while there is something in the WAL: checkpoint it first. True, and no change, where it is so already.
         """
+        if (os.pread(self._open(), 1, _WRITE_VERSION) == bytes([_READ_ONLY])) == read_only:
+            return True
         return self._change(self._content, read_only)
 
+    def hold_writers(self) -> bool:
+        """Keep everybody from writing until `release_writers`; readers go on. False, and no change, while one writes."""
+        # In WAL mode the index is there while a connection is; whoever opens the first one later needs the file's own lock.
+        if not _lock(self._open(), _RESERVED):
+            return False
+        if self._open_index() and not _lock(self._index, _WAL_WRITE):
+            _unlock(self._descriptor, _RESERVED)
+            return False
+        return True
+
+    def release_writers(self) -> None:
+        """End `hold_writers`."""
+        for descriptor, place in ((self._descriptor, _RESERVED), (self._index, _WAL_WRITE)):
+            if descriptor >= 0:
+                _unlock(descriptor, place)
+
     def _change(self, content: Callable[[], bytes | None], read_only: bool) -> bool:
-        if self._descriptor < 0:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-        with _locked(self._descriptor, _ALL_LOCKS) as alone:
+        with _locked(self._open(), _ALL_LOCKS) as alone:
             if alone:
                 image = content()
                 if image is not None:
@@ -96,6 +114,11 @@ class DatabaseFile:
                 os.truncate(self._path + "-wal", 0)
             self._write_index(page_count(image), image[16:18])
             return True
+
+    def _open(self) -> int:
+        if self._descriptor < 0:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        return self._descriptor
 
     def _content(self) -> bytes | None:
         with contextlib.suppress(FileNotFoundError):
@@ -154,15 +177,23 @@ class DatabaseFile:
 
 
 @contextlib.contextmanager
-def _locked(descriptor: int, places: tuple[int, int]) -> Iterator[bool]:
+def _locked(descriptor: int, place: tuple[int, int]) -> Iterator[bool]:
     """Whether these bytes of the file could be locked at once, against everybody; released at the end."""
-    start, length = places
+    locked = _lock(descriptor, place)
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0))
-    except (BlockingIOError, PermissionError):
-        yield False
-        return
-    try:
-        yield True
+        yield locked
     finally:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, start, length, 0))
+        if locked:
+            _unlock(descriptor, place)
+
+
+def _lock(descriptor: int, place: tuple[int, int]) -> bool:
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, *place, 0))
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _unlock(descriptor: int, place: tuple[int, int]) -> None:
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, *place, 0))

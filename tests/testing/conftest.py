@@ -7,11 +7,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from litefs_watch.testing import SimulatedNode
+from litefs_watch.testing import SimulatedCluster, SimulatedNode
 
 PATIENCE = 10.0
 """Seconds, before a test fails instead of waiting on."""
@@ -87,3 +89,20 @@ def eventually() -> Callable[[Callable[[], object]], None]:
             pause.wait(0.001)
 
     return wait
+
+
+@pytest.fixture(params=["delete", "wal"])
+def mode(request: pytest.FixtureRequest) -> str:
+    """SQLite's journal mode."""
+    return str(request.param)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, mode: str) -> Iterator[SimulatedCluster]:
+    """Three nodes with a table of one column, in either journal mode, and no lag."""
+    with SimulatedCluster(directory=tmp_path, lag=0, regions=("ams", "iad")) as cluster:
+        with closing(cluster.connect()) as connection:
+            connection.execute(f"PRAGMA journal_mode={mode}")
+            connection.execute("CREATE TABLE t (x)")
+        cluster.wait_until_replicated()
+        yield cluster

@@ -175,3 +175,41 @@ def test_a_database_that_is_being_written_is_left_for_the_next_look(path: Path, 
             watch.image()
         connection.execute("COMMIT")
         assert watch.image_if_touched() is not None
+
+
+def test_what_a_checkpoint_does_is_no_commit(path: Path) -> None:
+    """Neither itself, nor with what the next write does before it is committed."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection, closing(CommitWatch(path)) as watch:
+        connection.execute("PRAGMA journal_mode=WAL")
+        for pragma in ("PRAGMA wal_checkpoint(PASSIVE)", "PRAGMA wal_checkpoint(TRUNCATE)"):
+            connection.execute("INSERT INTO t VALUES (1)")
+            assert watch.image() is not None
+            connection.execute(pragma)
+            assert watch.image() is None
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("INSERT INTO t VALUES (2)")
+            assert watch.image() is None
+            connection.execute("COMMIT")
+            assert watch.image() is not None
+
+
+def test_each_wal_index_counts_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit is seen also where the last connection has just taken the index with its count away."""
+    with closing(CommitWatch(path)) as watch:
+        watch.image()
+        first = sqlite3.connect(path, isolation_level=None)
+        first.execute("PRAGMA journal_mode=WAL")
+        first.execute("INSERT INTO t VALUES (1)")
+        count = watch._transactions
+
+        def then_close() -> object:
+            counted = count()
+            first.close()
+            return counted
+
+        monkeypatch.setattr(watch, "_transactions", then_close)
+        assert watch.image() is not None
+        monkeypatch.undo()
+        with closing(sqlite3.connect(path, isolation_level=None)) as second:
+            second.execute("INSERT INTO t VALUES (2)")
+            assert watch.image() is not None

@@ -98,34 +98,6 @@ def test_a_commit_is_in_the_ltx_folder_then_in_pos_then_in_the_stream(
         assert event["data"]["pageSize"] == 4096
 
 
-def test_only_the_newest_ltx_files_stay(tmp_path: Path) -> None:
-    """Ten of them, the last one included."""
-    with SimulatedNode(tmp_path) as node:
-        last = [node.commit() for _ in range(30)][-1]
-        assert len(ltx(node)) == 10
-        assert f"{last.txid:016x}-{last.txid:016x}.ltx" in ltx(node)
-
-
-def test_history_can_go_back_and_come_again(tmp_path: Path, open_stream: OpenStream) -> None:
-    """A lower TXID is a snapshot's: its LTX file starts at TXID 1."""
-    with SimulatedNode(tmp_path) as node:
-        stream = open_stream(node)
-        stream.event()
-        first = node.commit(txid=9)
-        assert node.commit(txid=3, checksum=7) == Position(3, 7) == node.position()
-        assert read(node, "app.db-pos") == b"0000000000000003/0000000000000007\n"
-        again = node.commit(txid=9)
-        assert again.txid == first.txid
-        assert again != first
-        assert node.commit(txid=3).txid == 3
-        assert [stream.txid() for _ in range(4)] == [9, 3, 9, 3]
-        assert ltx(node) == {
-            "0000000000000002-0000000000000009.ltx",
-            "0000000000000001-0000000000000003.ltx",
-            "0000000000000004-0000000000000009.ltx",
-        }
-
-
 def test_the_truth_can_change_without_anybody_being_told(tmp_path: Path, open_stream: OpenStream) -> None:
     """``notify=False``: neither event nor LTX file; ``-pos`` says it to whoever reads."""
     with SimulatedNode(tmp_path) as node:
@@ -314,3 +286,31 @@ def test_a_position_is_never_half_written(tmp_path: Path) -> None:
             stop.set()
             committing.join()
         assert last.txid > 1
+
+
+def test_a_node_can_keep_everything_to_itself(tmp_path: Path, open_stream: OpenStream) -> None:
+    """While it does not notify, files change without an event or an LTX file; what was missed is not made up for."""
+    with SimulatedNode(tmp_path) as node:
+        stream = open_stream(node)
+        stream.event()
+        node.notifies = False
+        silent = node.commit()
+        node.set_primary("b")
+        assert read(node, "app.db-pos") == f"{silent}\n".encode()
+        assert read(node, ".primary") == b"b\n"
+        assert ltx(node) == set()
+        node.notifies = True
+        position = node.commit()
+        assert stream.txid() == position.txid == silent.txid + 1
+
+
+def test_initial_replication_is_not_heard(tmp_path: Path) -> None:
+    """``.lag`` stays at 2147483647 whatever arrives, until the first heartbeat; from then on a transaction is one, too."""
+    with SimulatedNode(tmp_path, primary="b") as node:
+        node.heartbeats = False
+        node.catching_up = True
+        node.commit()
+        assert read(node, ".lag") == b"+2147483647\n"
+        node.heartbeat()
+        assert int(read(node, ".lag")) < 1000
+        assert not node.catching_up

@@ -246,3 +246,51 @@ def test_one_can_wait_for_streams(tmp_path: Path, open_stream: OpenStream) -> No
         stream.close()
         node.drop_stream()
         node.wait_for_streams(0)
+
+
+def test_a_half_open_stream_stays_and_carries_nothing(tmp_path: Path, open_stream: OpenStream) -> None:
+    """Its reader is not told; a new one gets all that happens, and a cut ends both."""
+    with SimulatedNode(tmp_path) as node:
+        old = open_stream(node)
+        old.event()
+        node.half_open_streams()
+        assert node.statistics().streams == 0
+        new = open_stream(node)
+        new.event()
+        assert node.commit().txid == new.txid()
+        old.socket.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            old.socket.recv(1)
+        old.socket.settimeout(10)
+        node.drop_stream()
+        for stream in (old, new):
+            with pytest.raises(EOFError):
+                stream.chunk()
+
+
+def test_what_happens_on_the_disk_of_a_dead_process_is_there(tmp_path: Path) -> None:
+    """LTX files included, though nothing shows it before it is back."""
+    with SimulatedNode(tmp_path) as node:
+        for end in (node.kill, node.stop):
+            end()
+            position = node.commit()
+            assert f"{position.txid:016x}-{position.txid:016x}.ltx" in os.listdir(node.data_dir / "dbs" / "app.db" / "ltx")
+            node.restart()
+    assert sorted(os.listdir(tmp_path)) == ["data", "litefs"]
+
+
+def test_who_asks_is_answered_after_a_look(tmp_path: Path, open_stream: OpenStream) -> None:
+    """What is committed by then is known: `on_look` has been called, without the node's lock."""
+    with SimulatedNode(tmp_path) as node:
+
+        def look() -> None:
+            thread = threading.Thread(target=node.commit)
+            thread.start()
+            thread.join(10)
+
+        node.on_look = look
+        get(node, "/info")
+        assert node.position().txid > 1
+        before = node.position()
+        open_stream(node)
+        assert node.position() > before
