@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
@@ -17,6 +18,7 @@ from anyio.lowlevel import current_token
 
 from litefs_watch.sources.thread import call_soon
 
+_GLANCE = 0.05  # seconds between two looks whether a group has ended
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -130,6 +132,20 @@ class ProcessGroup:
         if self._leader is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._leader, number)
+
+    async def ended(self) -> None:
+        """Wait until all of it has ended, not the leader alone."""
+        while self._lives():  # noqa: ASYNC110 - nothing tells of the end of processes that are not one's own
+            await anyio.sleep(_GLANCE)
+
+    def _lives(self) -> bool:
+        """By proc(5). To kill(2) those that nobody has reaped are alive: for ever, where LiteFS is the first process."""
+        for file in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError, ValueError):  # it has just ended
+                state, _, group, *_ = file.read_text(errors="replace").rpartition(")")[2].split()
+                if int(group) == self._leader and state not in ("Z", "X"):
+                    return True
+        return False
 
     @classmethod
     def _go_on(cls) -> None:

@@ -168,7 +168,10 @@ async def shell(words: str, where: str) -> int:
         except BaseException:
             group.kill(signal.SIGTERM)
             with anyio.CancelScope(shield=True):
-                await process.wait()  # for as long as it takes: who has no patience sends a second signal
+                # For as long as it takes: who has no patience sends a second signal. And all of it: a shell ends at once,
+                # while what it runs still tidies up, and may be writing under the HALT lock.
+                await process.wait()
+                await group.ended()
             raise
         finally:
             with anyio.CancelScope(shield=True):
@@ -184,9 +187,15 @@ def become(words: tuple[str, ...]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-    # Python ignores these, and what is ignored stays so after an exec: the application would not end with its reader.
-    ignored = [number for number in (signal.SIGPIPE, signal.SIGXFSZ) if signal.getsignal(number) is signal.SIG_IGN]
-    for number in ignored:
+    # What Python ignores stays ignored after an exec: the application would not end with its reader. And a Ctrl-C that is
+    # noted by Python, which raises KeyboardInterrupt at its next step, would be forgotten where the exec comes first.
+    python_s = [
+        (signal.SIGPIPE, signal.SIG_IGN),
+        (signal.SIGXFSZ, signal.SIG_IGN),
+        (signal.SIGINT, signal.default_int_handler),
+    ]
+    changed = [(number, handler) for number, handler in python_s if signal.getsignal(number) is handler]
+    for number, _ in changed:
         signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(words[0], words)  # noqa: S606 - that is what the command is for
@@ -196,7 +205,7 @@ def become(words: tuple[str, ...]) -> int:
         status, problem = NOT_EXECUTABLE, error.strerror or str(error)
     except ValueError as error:  # an empty word, or one with a NUL
         status, problem = FAILED, str(error)
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
+    for number, handler in changed:
+        signal.signal(number, handler)
     warn(f"{words[0]}: {problem}")
     return status
