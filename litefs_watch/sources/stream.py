@@ -58,7 +58,6 @@ class EventStream:
         """Whether the first attempt has succeeded or failed."""
         self.events = 0
         self.connections = 0
-        self._burst = Burst(report)
         self._open = False  # `init` has come
         self._opened_at = self._received = 0.0
 
@@ -96,6 +95,7 @@ class EventStream:
     async def _follow(self, api_url: str) -> None:
         self._url = url = f"{api_url}/events"
         self._decoder = decoder = EventDecoder(url)
+        self._burst = Burst(self._report)
         async with connection_to(url, timeout=ANSWER_TIMEOUT) as sock:
             with time_for(f"no answer from {url}", ANSWER_TIMEOUT):
                 await send(sock, decoder.request)

@@ -2,138 +2,280 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
 
+import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from litefs_watch import Position
-from litefs_watch.core.readings import TxEvent
-from litefs_watch.sources.burst import RUN_LIMIT, Burst
-from litefs_watch.sources.event_decoder import NEED_DATA, NOTHING, EventDecoder, Reached
-from litefs_watch.sources.wire import Disconnected
+from litefs_watch.errors import WireError
+from litefs_watch.position import check_database_name
+from litefs_watch.sources.event_decoder import NEED_DATA, NOTHING, EventDecoder, Garbled, Reached
+from litefs_watch.sources.wire import Disconnected, LineDecoder, Tx, parse_event
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-def line(txid: int, database: str = "app.db", **changed: Any) -> bytes:
-    data = {
-        "txID": f"{txid:016x}",
-        "postApplyChecksum": f"{txid * 7:016x}",
-        "pageSize": 4096,
-        "commit": 2,
-        "timestamp": "2026-11-23T02:15:23.826Z",
-    } | changed
-    return json.dumps({"type": "tx", "db": database, "data": data}, separators=(",", ":")).encode() + b"\n"
+LAST = b"0\r\n\r\n"
 
 
 def chunk(body: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(body), body)
 
 
+def event(
+    txid: int, database: bytes = b"app.db", commit: bytes = b"2", timestamp: bytes = b"2026-11-23T02:15:23.826Z"
+) -> bytes:
+    return (
+        b'{"type":"tx","db":"%b","data":{"txID":"%016x","postApplyChecksum":"%016x","pageSize":4096,"commit":%b,'
+        b'"timestamp":"%b"}}\n' % (database, txid, txid * 7, commit, timestamp)
+    )
+
+
 INIT = chunk(b'{"type":"init","data":{"isPrimary":true}}\n')
 
 
-def decoded(pieces: Sequence[bytes], *, quick: bool = True) -> list[object]:
-    """All events, and at last how the connection ended, if through the other end's fault."""
+def read(pieces: list[bytes]) -> Iterator[object]:
+    """What the decoder makes of it, and at last how it ended."""
     decoder = EventDecoder("http://litefs/events")
-    events: list[object] = []
     try:
-        for piece in (*pieces, b""):
+        for piece in [*(piece for piece in pieces if piece), b""]:
             decoder.receive(piece)
-            while True:
-                if not quick:
-                    decoder._between_chunks = False
-                event = decoder.next_event()
-                if event is NEED_DATA:
-                    break
-                if event is not NOTHING:
-                    events.append(event)
+            while (step := decoder.next_event()) is not NEED_DATA:
+                if step is not NOTHING:
+                    yield step
     except Disconnected as error:
-        events.append(str(error))
-    return events
+        yield refusal(error)
+    else:
+        yield "ended" if decoder.ended else "waits for more after the end"
+
+
+def read_carefully(answer: bytes) -> Iterator[object]:
+    """The same in the plainest way: h11, lines, pydantic."""
+    connection = h11.Connection(h11.CLIENT)
+    connection.send(h11.Request(method="GET", target="/events", headers=[("host", "litefs")]))
+    connection.send(h11.EndOfMessage())
+    lines = LineDecoder()
+    connection.receive_data(answer)
+    try:
+        while not isinstance(step := connection.next_event(), h11.EndOfMessage | h11.ConnectionClosed):
+            if step is h11.NEED_DATA:
+                connection.receive_data(b"")
+            elif isinstance(step, h11.Data):
+                for line in lines.feed(bytes(step.data)):
+                    try:
+                        read = parse_event(line)
+                    except WireError as error:
+                        yield Garbled(str(error))
+                    else:
+                        yield Reached(read.database, read.data.position) if isinstance(read, Tx) else read
+    except (h11.RemoteProtocolError, Disconnected) as error:
+        yield refusal(error)
+    else:
+        yield "ended"
+
+
+def refusal(error: Exception) -> str:
+    """h11's reason. It shows as much of what should have ended a chunk as had come: that depends on the pieces."""
+    return re.sub(r"footer: b.* \(exp", "footer: (exp", str(error.__cause__ or error))
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
-    ends = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
+    ends = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
     return [data[start:end] for start, end in pairwise(ends)]
 
 
-FRAMES = st.one_of(
-    st.integers(0, 2**61).map(lambda txid: chunk(line(txid))),
-    st.sampled_from(["a.db", ".", "..", "a/b", 'q"', "é", "x\\y", "", "n" * 251]).map(lambda name: chunk(line(5, name))),
-    st.builds(lambda a, b: chunk(line(a) + line(b)), st.integers(0, 9), st.integers(0, 9)),
-    st.just(INIT),
-    st.just(chunk(b'{"type":"primaryChange","data":{"isPrimary":false,"hostname":"b"}}\n')),
-    st.just(chunk(line(3)[:40]) + chunk(line(3)[40:])),
-    st.just(chunk(line(4, pageSize=-1))),
-    st.just(chunk(b"nonsense\n")),
-    st.just(chunk(b"\r\n")),
-    st.just(b"0\r\n\r\n"),
-    st.binary(max_size=8),
+NAMES = [
+    b"a.db",
+    b".",
+    b"..",
+    b"...",
+    b".a",
+    b"a/b",
+    b'\\"',
+    b"\xc3\xa9",
+    b"\xff",
+    b"\\u0041",
+    b"",
+    b"n" * 250,
+    b"n" * 251,
+    b"\x7f",
+]
+NUMBERS = [b"0", b"4294967295", b"02", b"-1", b"1e9", b"1.5", b"99999999999", b"null", b""]
+TIMES = [b"", b"\\x", b"\\", b"never", b"x" * 41, b"\\u0041", b"\n", b"\t", b"\xe2\x82\xac", b'"']
+ODD = [
+    INIT,
+    chunk(b'{"type":"primaryChange","data":{"isPrimary":false,"hostname":"b"}}\n'),
+    chunk(b'{"type":"vacuum"}\n'),
+    chunk(b"garbage\n"),
+    chunk(b"\r\n"),
+    chunk(b"no newline"),
+    chunk(event(4).replace(b"{", b" {", 1)),
+    chunk(event(4).replace(b"}}", b"}}}")),
+    chunk(event(4).upper()),
+    chunk(event(4) + event(5)),
+    chunk(event(4)[:40]) + chunk(event(4)[40:]),
+    b"00" + chunk(event(4)),
+    b"9;extension=1\r\ngarbage!\n\r\n",
+    b"5\r\nhello?",
+    LAST,
+    b"0\r\nTrailer: 1\r\n\r\n",
+    *(chunk(event(5, name)) for name in NAMES),
+    *(chunk(event(5, commit=number)) for number in NUMBERS),
+    *(chunk(event(5, timestamp=time)) for time in TIMES),
+    *(b"%x\r\n%b\r\n" % (len(event(6)) + off, event(6)) for off in (-2, -1, 1, 2)),
+]
+TXIDS = st.integers(0, 2**61)
+CHUNKS = TXIDS.map(lambda txid: chunk(event(txid))) | st.sampled_from(ODD) | st.binary(max_size=8)
+PLACES = st.lists(st.integers(0, 4000), max_size=8)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_both_ways_read_the_same_between_two_frames(odd: bytes) -> None:
+    """What is like LiteFS's and is not: as a whole, byte by byte, in two halves, and by itself."""
+    answer = HEAD + INIT + chunk(event(1)) + odd + chunk(event(2)) + chunk(event(3)) + LAST
+    expected = list(read_carefully(answer))
+    assert list(read([answer])) == expected
+    assert list(read(cut(answer, list(range(len(answer)))))) == expected
+    start = len(HEAD + INIT + chunk(event(1)))
+    assert list(read(cut(answer, [start + len(odd) // 2]))) == expected
+    assert list(read(cut(answer, [start, start + len(odd)]))) == expected
+
+
+@given(st.lists(CHUNKS, max_size=8), PLACES)
+def test_both_ways_read_the_same(chunks: list[bytes], places: list[int]) -> None:
+    """The same events, and the same end, for any chunks in any pieces."""
+    answer = HEAD + INIT + b"".join(chunks)
+    assert list(read(cut(answer, places))) == list(read_carefully(answer))
+
+
+@given(st.lists(TXIDS, min_size=1, max_size=4), st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1), PLACES)
+def test_a_stream_that_is_nearly_litefs_s(txids: list[int], changes: list[tuple[int, int]], places: list[int]) -> None:
+    """Any bytes changed in frames that LiteFS prints: both ways read or refuse them alike."""
+    frames = bytearray(b"".join(chunk(event(txid)) for txid in txids))
+    for place, value in changes:
+        frames[place % len(frames)] = value
+    answer = HEAD + INIT + bytes(frames) + LAST
+    assert list(read(cut(answer, places))) == list(read_carefully(answer))
+
+
+@given(
+    st.lists(st.sampled_from([event(1), event(2, b"b.db"), b"\n", b"garbage\n", b'{"type":"vacuum"}']), max_size=6), PLACES
 )
+@pytest.mark.parametrize(
+    "head", ["HTTP/1.0 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n"]
+)
+def test_without_chunks(head: str, lines: list[bytes], places: list[int]) -> None:
+    """What is not chunked goes the careful way, whatever it looks like."""
+    answer = head.encode() + b"".join(lines) + chunk(event(1))
+    assert list(read(cut(answer, places))) == list(read_carefully(answer))
 
 
-@given(st.lists(FRAMES, max_size=8), st.lists(st.integers(0, 4000), max_size=8))
-def test_both_ways_read_the_same(frames: list[bytes], places: list[int]) -> None:
-    """The same events, and the same end, for any frames in any pieces."""
-    answer = HEAD + INIT + b"".join(frames)
-    assert decoded(cut(answer, places)) == decoded([answer], quick=False)
+@given(st.binary(max_size=200), PLACES)
+def test_any_bytes(answer: bytes, places: list[int]) -> None:
+    """No byte string does anything but end in a refusal."""
+    assert isinstance(list(read(cut(answer, places)))[-1], str)
 
 
-@given(st.lists(st.integers(0, 99), min_size=1, max_size=4), st.integers(0), st.integers(0, 255), st.integers(0, 4000))
-def test_one_byte_changed(txids: list[int], place: int, value: int, split: int) -> None:
-    """A frame that is nearly LiteFS's is read, or refused, the same way by both."""
-    frames = bytearray(b"".join(chunk(line(txid)) for txid in txids))
-    frames[place % len(frames)] = value
-    answer = HEAD + INIT + bytes(frames)
-    assert decoded(cut(answer, [split])) == decoded([answer], quick=False)
-
-
-def test_what_litefs_prints_goes_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the other tests here would compare the careful way with itself."""
+def opened() -> EventDecoder:
+    """A decoder that has read the head and init."""
     decoder = EventDecoder("http://litefs/events")
     decoder.receive(HEAD + INIT)
     while decoder.next_event() is not NEED_DATA:
         pass
-    monkeypatch.setattr(decoder, "_next_carefully", lambda: pytest.fail("the careful way"))
-    decoder.receive(chunk(line(7)) + chunk(line(8)))
-    assert decoder.next_event() == Reached("app.db", Position(7, 49))
-    assert decoder.next_event() == Reached("app.db", Position(8, 56))
-    assert decoder.next_event() is NEED_DATA
+    return decoder
 
 
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 6))))
-def test_a_burst_keeps_every_position_in_order(events: list[tuple[str, int]]) -> None:
-    """Of each database, whatever was passed over; and none that falls or stays is coalesced."""
-    reports: list[TxEvent] = []
-    burst = Burst(reports.append)
-    for database, txid in events:
-        burst.put(1.0, database, Position(txid))
-    burst.flush(1.0)
-    for database in "ab":
-        told = [
-            position.txid
-            for report in reports
-            if report.database == database
-            for position in (*report.passed, report.position)
-        ]
-        assert told == [txid for name, txid in events if name == database]
-    for report in reports:
-        run = [position.txid for position in (*report.passed, report.position)]
-        assert run == sorted(set(run))
+def read_quickly(decoder: EventDecoder, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What it reads of what is left, with the careful way closed."""
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "_next_carefully", lambda: pytest.fail("the careful way"))
+        return list(iter(decoder.next_event, NEED_DATA))
 
 
-def test_a_long_run_is_reported_in_parts() -> None:
-    """Nothing grows without bound, and nothing is lost."""
-    reports: list[TxEvent] = []
-    burst = Burst(reports.append)
-    for txid in range(3 * RUN_LIMIT):
-        burst.put(1.0, "app.db", Position(txid))
-    burst.flush(1.0)
-    assert sum(1 + len(report.passed) for report in reports) == 3 * RUN_LIMIT
-    assert max(len(report.passed) for report in reports) <= RUN_LIMIT
+SEVEN = Reached("app.db", Position(7, 49))
+
+
+def test_what_litefs_prints_goes_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the tests above would compare the careful way with itself."""
+    decoder = opened()
+    decoder.receive(chunk(event(7)) + chunk(event(8, b"b c-d_1.sqlite3")))
+    assert read_quickly(decoder, monkeypatch) == [SEVEN, Reached("b c-d_1.sqlite3", Position(8, 56))]
+
+
+def test_a_frame_in_two_pieces_goes_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy stream is cut anywhere."""
+    decoder, frame = opened(), chunk(event(7))
+    for place in range(1, len(frame) - 2):
+        decoder.receive(frame[:place])
+        assert read_quickly(decoder, monkeypatch) == []
+        decoder.receive(frame[place:])
+        assert read_quickly(decoder, monkeypatch) == [SEVEN]
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+def test_an_event_does_not_wait_for_the_end_of_its_chunk(monkeypatch: pytest.MonkeyPatch, missing: int) -> None:
+    """It is given with its newline; the quick way goes on one frame later."""
+    decoder, frame = opened(), chunk(event(7))
+    decoder.receive(frame[:-missing])
+    assert SEVEN in iter(decoder.next_event, NEED_DATA)
+    decoder.receive(frame[-missing:] + frame + frame)
+    while not decoder._between_chunks:
+        decoder.next_event()
+    assert read_quickly(decoder, monkeypatch) == [SEVEN]
+
+
+@pytest.mark.parametrize(
+    "other", [b'{"type":"primaryChange","data":{"isPrimary":true}}\n', b"?\n", event(1, b"\xc3\xa9"), b"\n", event(1) * 2]
+)
+def test_after_something_else_the_quick_way_goes_on(monkeypatch: pytest.MonkeyPatch, other: bytes) -> None:
+    """With the very next frame, also where it has come already."""
+    decoder = opened()
+    decoder.receive(chunk(event(7)) + chunk(other) + chunk(event(7)) * 3)
+    assert decoder.next_event() == SEVEN
+    assert decoder.next_event() is NOTHING
+    while not decoder._between_chunks:
+        decoder.next_event()
+    assert read_quickly(decoder, monkeypatch) == [SEVEN] * 3
+
+
+@pytest.mark.parametrize("broken", [b"zz\r\n", b"5\r\nhello?!", b"0\r\nno header\r\n\r\n", b"5\n"])
+def test_what_is_no_chunk_is_refused_as_soon_as_by_h11(broken: bytes) -> None:
+    """It is not taken for the beginning of a frame."""
+    decoder, connection = opened(), h11.Connection(h11.CLIENT)
+    connection.send(h11.Request(method="GET", target="/", headers=[("host", "litefs")]))
+    connection.send(h11.EndOfMessage())
+    connection.receive_data(HEAD + INIT)
+    while connection.next_event() is not h11.NEED_DATA:
+        pass
+    for place in range(len(broken)):
+        decoder.receive(broken[place : place + 1])
+        connection.receive_data(broken[place : place + 1])
+        assert is_refused(lambda: list(iter(decoder.next_event, NEED_DATA)), Disconnected) is is_refused(
+            lambda: list(iter(connection.next_event, h11.NEED_DATA)), h11.RemoteProtocolError
+        )
+
+
+def is_refused(read: Callable[[], object], error: type[Exception]) -> bool:
+    try:
+        read()
+    except error:
+        return True
+    return False
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=260))
+def test_no_name_that_would_be_refused_is_taken(name: str) -> None:
+    """The pattern and `check_database_name` say the same of a name, where it goes the quick way."""
+    frame = chunk(event(1, name.encode()))
+    decoder = EventDecoder("http://litefs/events")
+    decoder._between_chunks = True
+    decoder.receive(frame)
+    try:
+        taken = decoder.next_event()
+    except Disconnected:  # h11 has no head here: it went the careful way
+        return
+    if isinstance(taken, Reached):
+        assert check_database_name(taken.database) == name
