@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -87,31 +88,65 @@ class Directory:
 
         Those are asked for by name since LiteFS does not list a dropped database, whose ``-pos`` stays.
         """
+        return self.begin_look(databases)[0]
+
+    def begin_look(
+        self, first: Iterable[str], known: Iterable[str] = (), *, start: str = "", within: float = float("inf")
+    ) -> tuple[DirectoryRead, list[str]]:
+        """`look`, for not much longer than ``within`` seconds. Returns also the databases that it did not come to.
+
+        The databases ``first`` are read whatever it takes; of the others, which are listed or ``known``, at least one, in
+        the order of their names, from ``start`` on and around. Without ``.lag`` all: the role rests on them then.
+        """
         began = time.monotonic()
         faults: dict[str, str] = {}
         mount = current_mount_kind(self.path)
-        names = {f"{database}-pos" for database in databases}
+        first = set(first)
+        others = set(known)
         try:
-            names.update(name for name in os.listdir(self.path) if name.endswith("-pos") and name != "-pos")
+            others.update(name[:-4] for name in os.listdir(self.path) if name.endswith("-pos") and name != "-pos")
         except OSError as error:
             faults["."] = f"{self.path}: {error.strerror}"
             if error.errno in _DEAD:
-                return DirectoryRead(began, Mount.AWAY, faults=faults)
+                return DirectoryRead(began, Mount.AWAY, faults=faults), []
         primary = self._read(".primary", lambda raw: Named(parse_primary(raw)), faults)
         lag = self._read(".lag", parse_lag, faults)
-        positions = self._positions(names, faults)
-        return DirectoryRead(began, mount, primary, lag, positions, faults)
+        listed = sorted(others - first)
+        turn = bisect_left(listed, start)
+        until = began + within if lag is not None else float("inf")
+        positions, left = self._positions(first, listed[turn:] + listed[:turn], until, faults)
+        return DirectoryRead(began, mount, primary, lag, positions, faults), left
 
     def positions(self, databases: Iterable[str]) -> tuple[PositionsRead, dict[str, str]]:
         """Some databases' positions, and what was wrong with the others' files, by file name."""
+        read, faults, _ = self.go_on(databases, [], within=0)
+        return read, faults
+
+    def go_on(
+        self, first: Iterable[str], left: list[str], *, within: float
+    ) -> tuple[PositionsRead, dict[str, str], list[str]]:
+        """`positions` of ``first``, and then of what a look has ``left``, for not much longer than ``within`` seconds.
+
+        Returns also what is still left.
+        """
         began = time.monotonic()
         faults: dict[str, str] = {}
-        positions = self._positions((f"{database}-pos" for database in databases), faults)
-        return PositionsRead(began, positions), faults
+        positions, left = self._positions(first, left, began + within, faults)
+        return PositionsRead(began, positions), faults, left
 
-    def _positions(self, names: Iterable[str], faults: dict[str, str]) -> dict[str, Position]:
-        found = {name.removesuffix("-pos"): self._read(name, Position.parse, faults) for name in names}
-        return {database: position for database, position in found.items() if position is not None}
+    def _positions(
+        self, first: Iterable[str], others: list[str], until: float, faults: dict[str, str]
+    ) -> tuple[dict[str, Position], list[str]]:
+        found = {database: self._position(database, faults) for database in first}
+        left = iter(others)
+        for database in left:
+            found[database] = self._position(database, faults)
+            if time.monotonic() >= until:
+                break
+        return {name: position for name, position in found.items() if position is not None}, list(left)
+
+    def _position(self, database: str, faults: dict[str, str]) -> Position | None:
+        return self._read(f"{database}-pos", Position.parse, faults)
 
     def _read(self, name: str, parse: Callable[[bytes], T], faults: dict[str, str]) -> T | None:
         """What the file says; None where it is absent, or unreadable, which is noted in ``faults``."""

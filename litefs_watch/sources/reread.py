@@ -2,6 +2,9 @@
 
 There is one look at a time, off the loop's thread, shared by all who asked before it began; who asks while it is under way
 gets the next one, since what it saw may be older than the question.
+
+A look at everything is made in slices: whoever asks for one database meanwhile waits for the end of a slice, not of it all.
+While the event stream tells of transactions, the net below it is one small slice at a time, in turn.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from functools import partial
 
 import anyio
 
-from litefs_watch.core.readings import DirectoryRead, Mount, Reading
+from litefs_watch.core.readings import Mount, Reading
 from litefs_watch.errors import WatcherClosed
 from litefs_watch.position import Position
 from litefs_watch.sources import Health
@@ -26,6 +29,11 @@ EXPECTED_INTERVAL = 0.001
 some hundred microseconds to milliseconds from the rename of the ``.ltx`` file to the new ``-pos``."""
 EXPECTED_FOR = 0.2
 """Seconds after which such a transaction is no longer expected (a reader holds replication back)."""
+
+SLICE = 0.02
+"""Seconds in one go of a look at everything: some fifty files of LiteFS's mount."""
+SLICE_IN_TURN = 0.002
+"""Seconds, the same where the event stream tells of transactions, and nothing but the time has asked for a look."""
 
 _THREAD = "litefs_watch re-read"
 
@@ -52,7 +60,7 @@ class Reread:
     """Looks at the files and reports what it saw.
 
     ``known()`` and ``awaited()`` name the databases whose position is known, and those that somebody waits for;
-    ``sighted()`` tells whether another source sees replication.
+    ``sighted()`` tells whether another source sees replication, ``streaming()`` whether that is the event stream.
     """
 
     def __init__(
@@ -65,6 +73,7 @@ class Reread:
         known: Callable[[], set[str]],
         awaited: Callable[[], frozenset[str]],
         sighted: Callable[[], bool],
+        streaming: Callable[[], bool],
     ) -> None:
         self._directory = directory
         self._idle_interval = idle_interval
@@ -73,6 +82,7 @@ class Reread:
         self._known = known
         self._awaited = awaited
         self._sighted = sighted
+        self._streaming = streaming
         self._thread = CallThread(_THREAD)
         self._next, self._current = _Batch(), _Batch()
         self._stirred = anyio.Event()
@@ -80,6 +90,8 @@ class Reread:
         self._everything_at = 0.0
         self._looked_at = float("-inf")
         self._expected: dict[str, tuple[int, float]] = {}
+        self._left: list[str] = []  # databases that the look at everything has not come to
+        self._turn = ""  # the one with which the next look at everything begins
         self.health = Health("re-read")
         self.faults: dict[str, str] = {}
         """By file name: what was unreadable at the last look at it."""
@@ -136,7 +148,7 @@ class Reread:
     async def run(self) -> None:
         """Look until cancelled. Where it raises it can be run again: who asks meanwhile is answered then."""
         self._thread, self._stirred = CallThread(_THREAD), anyio.Event()
-        self._everything_at = 0.0  # what the last run was asked for, and did not come to
+        self._everything_at, self._left = 0.0, []  # what the last run was asked for, and did not come to
         try:
             while True:
                 await self._until_due()
@@ -159,7 +171,7 @@ class Reread:
 
     def _delay(self) -> float:
         """Seconds until the next look; zero or less: now."""
-        if self._next.everything or self._next.databases:
+        if self._next.everything or self._next.databases or self._left:
             return 0.0
         due = self._everything_at
         if self._look_at is not None:
@@ -176,37 +188,54 @@ class Reread:
 
     async def _look(self, batch: _Batch) -> None:
         now = time.monotonic()
-        everything = batch.everything or now >= self._everything_at
+        asked = batch.everything or (self._look_at is not None and now >= self._look_at)
         if self._look_at is not None and now >= self._look_at:
-            self._look_at, everything = None, True
+            self._look_at = None
         databases = batch.databases | self._awaited() | self._expected.keys()
         self.looks += 1
-        if everything:
-            read = await self._thread.run(partial(self._directory.look, databases | self._known()))
-            self._everything_at = now + self._idle_interval
-            self.looked = True
-            self._after_everything(read)
-            batch.positions, batch.faults = dict(read.positions), dict(read.faults)
-            self._report(read)
+        if asked or (now >= self._everything_at and not self._left):
+            await self._look_at_everything(batch, databases, in_turn=not asked and self.looked and self._streaming())
         else:
-            some, batch.faults = await self._thread.run(partial(self._directory.positions, databases))
-            for database in databases:
-                self.faults.pop(f"{database}-pos", None)
-            self.faults |= batch.faults
-            batch.positions = dict(some.positions)
-            self._report(some)
+            await self._look_at_some(batch, databases)
         self._looked_at = time.monotonic()
         self.health.fault("; ".join(sorted(self.faults.values())[:5]) or None)
         self._drop_expectations(batch.positions)
         batch.done.set()
 
-    def _after_everything(self, read: DirectoryRead) -> None:
-        self.faults = dict(read.faults)
+    async def _look_at_everything(self, batch: _Batch, databases: set[str], *, in_turn: bool) -> None:
+        self._everything_at = time.monotonic() + self._idle_interval
+        look = partial(self._directory.begin_look, start=self._turn, within=SLICE_IN_TURN if in_turn else SLICE)
+        read, left = await self._thread.run(partial(look, databases, self._known()))
+        unread = {f"{database}-pos" for database in left}
+        self.faults = {name: fault for name, fault in self.faults.items() if name in unread}
+        self.faults |= read.faults
+        batch.positions, batch.faults = dict(read.positions), dict(read.faults)
         if "." in read.faults:
             self.health.down(read.faults["."])
         else:
             kind = "LiteFS's mount" if read.mount is Mount.LITEFS else "an ordinary directory"
             self.health.up(f"reading {self._directory.path}, {kind}")
+        self._went_on(left, in_turn=in_turn)
+        self._report(read)
+
+    async def _look_at_some(self, batch: _Batch, databases: set[str]) -> None:
+        left = self._left
+        go_on = partial(self._directory.go_on, databases, left, within=SLICE)
+        some, batch.faults, self._left = await self._thread.run(go_on)
+        read = databases.union(left[: len(left) - len(self._left)])
+        self.faults = {name: fault for name, fault in self.faults.items() if name.removesuffix("-pos") not in read}
+        self.faults |= batch.faults
+        batch.positions = dict(some.positions)
+        if left:
+            self._went_on(self._left, in_turn=False)
+        self._report(some)
+
+    def _went_on(self, left: list[str], *, in_turn: bool) -> None:
+        """Where to go on: at once, or, in turn, at the next look."""
+        self._left = [] if in_turn else left
+        self.looked = self.looked or not self._left
+        if left:
+            self._turn = left[0]
 
     def _drop_expectations(self, positions: dict[str, Position]) -> None:
         for database, (txid, until) in list(self._expected.items()):

@@ -66,6 +66,7 @@ class Supervisor:
             known=known,
             awaited=awaited,
             sighted=lambda: self._stream.health.alive or self._files.covers,
+            streaming=lambda: self._stream.health.alive,
         )
         self._files = FolderWatch(
             litefs_dir,

@@ -191,3 +191,28 @@ def test_a_name_can_not_write_the_log(tmp_path: Path) -> None:
     (tmp_path / "a\n2026-01-01 role: primary\x1b[0m-pos").write_text("garbage")
     (fault,) = Directory(tmp_path).look([]).faults.values()
     assert fault.isprintable()
+
+
+def test_a_look_stops_when_its_time_is_over(tmp_path: Path) -> None:
+    """After what is wanted first and one more; what it did not come to is told, in the order of the names, and around."""
+    for number in range(6):
+        (tmp_path / f"{number}.db-pos").write_text("0000000000000001/8000000000000000\n")
+    (tmp_path / ".lag").write_text("+000000000\n")
+    directory = Directory(tmp_path)
+    read, left = directory.begin_look(["4.db"], ["dropped.db"], start="2.db", within=0)
+    assert set(read.positions) == {"4.db", "2.db"}
+    assert left == ["3.db", "5.db", "dropped.db", "0.db", "1.db"]
+    some, _, left = directory.go_on(["4.db"], left, within=0)
+    assert set(some.positions) == {"4.db", "3.db"}
+    some, _, left = directory.go_on([], left, within=60)
+    assert set(some.positions) == {"5.db", "0.db", "1.db"}
+    assert left == []
+
+
+def test_without_lag_a_look_is_whole(tmp_path: Path) -> None:
+    """Whether any database is there decides on the role then."""
+    for number in range(6):
+        (tmp_path / f"{number}.db-pos").write_text("0000000000000001/8000000000000000\n")
+    read, left = Directory(tmp_path).begin_look([], within=0)
+    assert len(read.positions) == 6
+    assert left == []

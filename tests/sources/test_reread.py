@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,14 +31,28 @@ class FakeDirectory(Directory):
         self.gate = threading.Event()
         self.gate.set()
         self.position = HERE
+        self.listed: list[str] = []
+        self.slice = 0
+        """Databases in one go; 0: all."""
 
-    def look(self, databases: Iterable[str]) -> DirectoryRead:
+    def begin_look(
+        self, first: Iterable[str], known: Iterable[str] = (), *, start: str = "", within: float = 0
+    ) -> tuple[DirectoryRead, list[str]]:
         self._note(None)
-        return DirectoryRead(0.0, Mount.LITEFS, positions=dict.fromkeys(databases, self.position))
+        names = sorted({*known, *self.listed})
+        at = bisect_left(names, start)
+        taken, left = self.split(names[at:] + names[:at])
+        return DirectoryRead(0.0, Mount.LITEFS, positions=dict.fromkeys([*first, *taken], self.position)), left
 
-    def positions(self, databases: Iterable[str]) -> tuple[PositionsRead, dict[str, str]]:
-        self._note(frozenset(databases))
-        return PositionsRead(0.0, dict.fromkeys(databases, self.position)), {}
+    def go_on(
+        self, first: Iterable[str], left: list[str], *, within: float
+    ) -> tuple[PositionsRead, dict[str, str], list[str]]:
+        self._note(frozenset(first))
+        taken, left = self.split(left)
+        return PositionsRead(0.0, dict.fromkeys([*first, *taken], self.position)), {}, left
+
+    def split(self, names: list[str]) -> tuple[list[str], list[str]]:
+        return (names[: self.slice], names[self.slice :]) if self.slice else (names, [])
 
     def _note(self, asked: frozenset[str] | None) -> None:
         position = self.position
@@ -53,6 +68,7 @@ class Harness:
         self.reports: list[Reading] = []
         self.awaited: frozenset[str] = frozenset()
         self.sighted = False
+        self.streaming = False
         self.reread = Reread(
             self.directory,
             idle_interval=idle,
@@ -61,6 +77,7 @@ class Harness:
             known=lambda: {"app.db"},
             awaited=lambda: self.awaited,
             sighted=lambda: self.sighted,
+            streaming=lambda: self.streaming,
         )
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -197,3 +214,61 @@ async def test_look_at_looks_at_everything_when_it_is_time() -> None:
     async with Harness().running() as harness:
         harness.reread.look_at(0.0)
         await harness.until(lambda: harness.directory.asked == [None, None])
+
+
+async def test_a_look_at_everything_is_made_in_slices() -> None:
+    """Each database once, in as many goes as it takes; the look is whole when the last one is read."""
+    harness = Harness()
+    harness.directory.listed = [f"{number}.db" for number in range(10)]
+    harness.directory.slice = 3
+    async with harness.running():
+        await harness.until(lambda: harness.reread.looked)
+        seen = [name for report in harness.reports for name in report.positions]  # type: ignore[union-attr]
+        assert sorted(seen) == ["0.db", *(f"{number}.db" for number in range(1, 10)), "app.db"]
+        assert [isinstance(report, DirectoryRead) for report in harness.reports] == [True, False, False, False]
+
+
+async def test_a_read_does_not_queue_behind_a_look_at_everything() -> None:
+    """It is answered with the next slice, however many are left."""
+    harness = Harness()
+    harness.directory.listed = [f"{number:04}.db" for number in range(5000)]
+    harness.directory.slice = 1
+    async with harness.running():
+        with anyio.fail_after(SOON):
+            assert await harness.reread.read_position("zzz.db") == HERE
+        assert not harness.reread.looked
+        assert len(harness.directory.asked) < 10
+
+
+async def test_with_the_stream_the_net_is_a_slice_in_turn() -> None:
+    """Not all of it each time; and all of it in the end, again and again. What asks for everything gets everything."""
+    harness = Harness(idle=0.001)
+    harness.streaming = harness.sighted = True
+    harness.directory.listed = [f"{number}.db" for number in range(10)]
+    harness.directory.slice = 3
+    async with harness.running():
+        await harness.until(lambda: harness.reread.looked)  # the first look is whole
+        del harness.reports[:]
+        await harness.until(lambda: len(harness.reports) >= 12)
+        assert all(isinstance(report, DirectoryRead) for report in harness.reports)
+        assert all(len(report.positions) == 3 for report in harness.reports)  # type: ignore[union-attr]
+        seen = [name for report in harness.reports for name in report.positions]  # type: ignore[union-attr]
+        assert {seen.count(name) for name in set(seen)} <= {2, 3, 4, 5}
+        assert len(set(seen)) == 11
+        del harness.reports[:]
+        harness.reread.look()
+        await harness.until(lambda: sum(isinstance(report, PositionsRead) for report in harness.reports) >= 3)
+
+
+async def test_slices_that_are_cut_off_by_new_looks_still_come_around() -> None:
+    """Whoever asks for everything all the time does not get the same first slice each time."""
+    harness = Harness()
+    harness.directory.listed = [f"{number}.db" for number in range(9)]
+    harness.directory.slice = 2
+    async with harness.running():
+        seen: set[str] = set()
+        with anyio.fail_after(SOON):
+            while len(seen) < 10:
+                harness.reread.look()
+                await anyio.lowlevel.checkpoint()
+                seen.update(name for report in harness.reports for name in report.positions)  # type: ignore[union-attr]

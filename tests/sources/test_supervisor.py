@@ -124,15 +124,15 @@ async def works(harness: Harness) -> None:
     await harness.until(lambda: all(each.alive for name, each in harness.supervisor.status.items() if name != "stream"))
 
 
-@pytest.mark.parametrize("where", ["look", "positions"])
+@pytest.mark.parametrize("where", ["begin_look", "go_on"])
 async def test_a_look_that_raises(harness: Harness, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """Whatever a look raises: who asked gets an error, and the re-read runs again with a thread."""
     failing = Failing(getattr(Directory, where), ZeroDivisionError("a fault of ours"))
-    monkeypatch.setattr(Directory, where, lambda *arguments: failing(*arguments))
+    monkeypatch.setattr(Directory, where, lambda *arguments, **options: failing(*arguments, **options))
     async with harness.running() as supervisor:
         await harness.until(lambda: harness.position is not None)
         failing.times = 1
-        if where == "look":
+        if where == "begin_look":
             supervisor.look_at(0.0)
         with anyio.fail_after(SOON), pytest.raises(OSError, match="a fault of ours"):
             await supervisor.read_position("app.db")
@@ -142,8 +142,8 @@ async def test_a_look_that_raises(harness: Harness, monkeypatch: pytest.MonkeyPa
 
 async def test_a_read_amid_the_pause_waits(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is answered by the re-read that runs again; where none will, because of a stop, it raises WatcherClosed."""
-    failing = Failing(Directory.positions, ZeroDivisionError("a fault of ours"))
-    monkeypatch.setattr(Directory, "positions", lambda *arguments: failing(*arguments))
+    failing = Failing(Directory.go_on, ZeroDivisionError("a fault of ours"))
+    monkeypatch.setattr(Directory, "go_on", lambda *arguments, **options: failing(*arguments, **options))
     monkeypatch.setattr(supervisor_module, "FIRST_PAUSE", 0.3)
     outcomes: list[object] = []
 
@@ -216,7 +216,7 @@ async def test_a_stream_that_raises_has_ended(harness: Harness) -> None:
 async def test_the_silence_listener_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A silence whose report fails is reported again."""
     gate = threading.Event()
-    monkeypatch.setattr(Directory, "look", lambda *_: gate.wait(SOON))
+    monkeypatch.setattr(Directory, "begin_look", lambda *_, **__: gate.wait(SOON))
     harness = Harness(tmp_path, silence=0.02)
     failing = Failing(harness.publish, ZeroDivisionError("a fault of ours"))
     harness.supervisor._publish = failing
