@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 # What the mount of a LiteFS that has died answers (ENOTCONN), and what stands in for it on other ways to die.
 _DEAD = frozenset((errno.ENOTCONN, errno.ENODEV, errno.ESTALE, errno.ENOENT, errno.ENOTDIR))
+RECHECK_INTERVAL = 10.0
+"""Seconds after which the list of all mounts is read though the directory's device is the same one."""
 _READ_LIMIT = 512  # bytes; LiteFS's longest is a hostname and a newline
 _LINKS = 40  # that lead to one another; Linux's limit
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -82,6 +84,9 @@ class Directory:
         self.path = path
         self.answered_at = float("-inf")
         """When a file last answered, on the clock of `time.monotonic`: a look at many of them takes its time."""
+        self._device = -1
+        self._kind = Mount.ORDINARY
+        self._recheck_at = 0.0
 
     def look(self, databases: Iterable[str]) -> DirectoryRead:
         """Everything: the mount, ``.primary``, ``.lag``, and each ``-pos`` that is listed or belongs to ``databases``.
@@ -91,31 +96,55 @@ class Directory:
         return self.begin_look(databases)[0]
 
     def begin_look(
-        self, first: Iterable[str], known: Iterable[str] = (), *, start: str = "", within: float = float("inf")
+        self,
+        first: Iterable[str],
+        known: Iterable[str] = (),
+        *,
+        left: list[str] | None = None,
+        start: str = "",
+        within: float = float("inf"),
     ) -> tuple[DirectoryRead, list[str]]:
         """`look`, for not much longer than ``within`` seconds. Returns also the databases that it did not come to.
+
+        With what an earlier one has ``left``, it goes on there, and lists nothing. Else:
 
         The databases ``first`` are read whatever it takes; of the others, which are listed or ``known``, at least one, in
         the order of their names, from ``start`` on and around. Without ``.lag`` all: the role rests on them then.
         """
         began = time.monotonic()
         faults: dict[str, str] = {}
-        mount = current_mount_kind(self.path)
         first = set(first)
-        others = set(known)
+        mount = self._kind
         try:
-            others.update(name[:-4] for name in os.listdir(self.path) if name.endswith("-pos") and name != "-pos")
+            mount = self._mount(began)
+            others = self._in_turn(first, known, start) if left is None else left
         except OSError as error:
+            others = sorted(set(known) - first)
             faults["."] = f"{self.path}: {error.strerror}"
             if error.errno in _DEAD:
                 return DirectoryRead(began, Mount.AWAY, faults=faults), []
         primary = self._read(".primary", lambda raw: Named(parse_primary(raw)), faults)
         lag = self._read(".lag", parse_lag, faults)
-        listed = sorted(others - first)
-        turn = bisect_left(listed, start)
         until = began + within if lag is not None else float("inf")
-        positions, left = self._positions(first, listed[turn:] + listed[:turn], until, faults)
+        positions, left = self._positions(first, others, until, faults)
         return DirectoryRead(began, mount, primary, lag, positions, faults), left
+
+    def _in_turn(self, first: set[str], known: Iterable[str], start: str) -> list[str]:
+        """What else is listed or known, in the order of the names, from ``start`` on and around."""
+        listed = {name[:-4] for name in os.listdir(self.path) if name.endswith("-pos") and name != "-pos"}
+        names = sorted(listed.union(known) - first)
+        turn = bisect_left(names, start)
+        return names[turn:] + names[:turn]
+
+    def _mount(self, now: float) -> Mount:
+        """The kind of mount. The list of all mounts is read where the directory's device is another one, and now and then.
+
+        Raises `OSError` where nothing usable is there.
+        """
+        device = os.stat(self.path).st_dev
+        if device != self._device or now >= self._recheck_at:
+            self._device, self._kind, self._recheck_at = device, current_mount_kind(self.path), now + RECHECK_INTERVAL
+        return self._kind
 
     def positions(self, databases: Iterable[str]) -> tuple[PositionsRead, dict[str, str]]:
         """Some databases' positions, and what was wrong with the others' files, by file name."""

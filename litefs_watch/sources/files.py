@@ -63,7 +63,8 @@ logging.getLogger("watchfiles.main").addFilter(_not_ours)
 class FolderWatch:
     """Says 'look again' when a file changes.
 
-    ``hurried()`` tells whether somebody waits for a transaction, ``needed()`` whether LiteFS's mount has no better source.
+    ``hurried()`` tells whether somebody waits for a transaction, ``needed()`` whether LiteFS's mount has no better source,
+    ``mount()`` what kind of mount was last seen: while there is nothing to watch on LiteFS's, nothing is checked either.
     """
 
     def __init__(
@@ -77,8 +78,11 @@ class FolderWatch:
         databases: Callable[[], set[str]],
         needed: Callable[[], bool],
         hurried: Callable[[], bool],
+        mount: Callable[[], Mount | None],
     ) -> None:
         self._litefs_dir = litefs_dir
+        self._silent = f"inotify is silent on LiteFS's mount {litefs_dir}"
+        self._resting = f"resting: {self._silent}, and the event stream serves it"
         self.data_dir = data_dir
         """LiteFS's data directory, once it is known."""
         self._look = look
@@ -87,6 +91,7 @@ class FolderWatch:
         self._databases = databases
         self._needed = needed
         self._hurried = hurried
+        self._mount = mount
         self._thread = CallThread("litefs_watch folders")
         self._stirred = anyio.Event()
         self._folders: Folders = {}
@@ -120,6 +125,10 @@ class FolderWatch:
             while True:
                 if self._error is not None:
                     raise self._error
+                if self._rests():
+                    await self._stirred.wait()
+                    self._stirred, self._check_at = anyio.Event(), 0.0
+                    continue
                 now = time.monotonic()
                 if now >= self._check_at or self._needed() != needed_then:
                     self._check_at, needed_then = now + CHECK_INTERVAL, self._needed()
@@ -136,6 +145,15 @@ class FolderWatch:
         finally:
             self._stop_both()
             self._thread.close()
+
+    def _rests(self) -> bool:
+        """Whether there is nothing to watch, and nothing to check until somebody stirs."""
+        if self._needed() or self._mount() is not Mount.LITEFS:
+            return False
+        self._stop_both()
+        self._folders = {}
+        self.health.down(self._resting, level=logging.INFO)
+        return True
 
     async def _check(self) -> None:
         """Watch what is there to be watched now."""
@@ -163,9 +181,9 @@ class FolderWatch:
         if current_mount_kind(self._litefs_dir) is Mount.ORDINARY:
             folders = _identify([self._litefs_dir])
             return folders, False, f"watching {self._litefs_dir}" if folders else f"{self._litefs_dir} is not there"
-        silent = f"inotify is silent on LiteFS's mount {self._litefs_dir}"
+        silent = self._silent
         if not needed:
-            return {}, True, f"resting: {silent}, and the event stream serves it"
+            return {}, True, self._resting
         data_dir = self.data_dir
         if data_dir is None and databases and databases <= _databases_in(DEFAULT_DATA_DIR):
             data_dir = DEFAULT_DATA_DIR

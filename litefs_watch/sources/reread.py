@@ -10,7 +10,7 @@ While the event stream tells of transactions, the net below it is one small slic
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import anyio
@@ -36,6 +36,7 @@ SLICE_IN_TURN = 0.002
 """Seconds, the same where the event stream tells of transactions, and nothing but the time has asked for a look."""
 
 _THREAD = "litefs_watch re-read"
+_OTHERS = (".", ".primary", ".lag")
 
 
 class _Batch:
@@ -91,7 +92,8 @@ class Reread:
         self._looked_at = float("-inf")
         self._expected: dict[str, tuple[int, float]] = {}
         self._left: list[str] = []  # databases that the look at everything has not come to
-        self._turn = ""  # the one with which the next look at everything begins
+        self._start = ""  # the one with which the next look at everything begins
+        self._round: list[str] = []  # with the stream: those that have not had their turn
         self.health = Health("re-read")
         self.faults: dict[str, str] = {}
         """By file name: what was unreadable at the last look at it."""
@@ -204,11 +206,14 @@ class Reread:
 
     async def _look_at_everything(self, batch: _Batch, databases: set[str], *, in_turn: bool) -> None:
         self._everything_at = time.monotonic() + self._idle_interval
-        look = partial(self._directory.begin_look, start=self._turn, within=SLICE_IN_TURN if in_turn else SLICE)
+        before = self._round if in_turn else []
+        if in_turn:
+            look = partial(self._directory.begin_look, left=before or None, within=SLICE_IN_TURN)
+        else:
+            look = partial(self._directory.begin_look, start=self._start, within=SLICE)
         read, left = await self._thread.run(partial(look, databases, self._known()))
-        unread = {f"{database}-pos" for database in left}
-        self.faults = {name: fault for name, fault in self.faults.items() if name in unread}
-        self.faults |= read.faults
+        looked_at = databases.union(_OTHERS, before[: len(before) - len(left)]) if before else None
+        self._note_faults(read.faults, looked_at, left)
         batch.positions, batch.faults = dict(read.positions), dict(read.faults)
         if "." in read.faults:
             self.health.down(read.faults["."])
@@ -223,19 +228,31 @@ class Reread:
         go_on = partial(self._directory.go_on, databases, left, within=SLICE)
         some, batch.faults, self._left = await self._thread.run(go_on)
         read = databases.union(left[: len(left) - len(self._left)])
-        self.faults = {name: fault for name, fault in self.faults.items() if name.removesuffix("-pos") not in read}
-        self.faults |= batch.faults
+        self._note_faults(batch.faults, read, left)
         batch.positions = dict(some.positions)
         if left:
             self._went_on(self._left, in_turn=False)
         self._report(some)
 
+    def _note_faults(self, faults: Mapping[str, str], looked_at: set[str] | None, left: list[str]) -> None:
+        """What was wrong with files that this look did not come to is still wrong. ``looked_at`` None: all but ``left``."""
+        unread = set(left)
+
+        def stands(database: str) -> bool:
+            return database in unread if looked_at is None else database not in looked_at
+
+        old = {name: fault for name, fault in self.faults.items() if stands(name.removesuffix("-pos"))}
+        self.faults = old | dict(faults)
+
     def _went_on(self, left: list[str], *, in_turn: bool) -> None:
         """Where to go on: at once, or, in turn, at the next look."""
-        self._left = [] if in_turn else left
-        self.looked = self.looked or not self._left
+        if in_turn:
+            self._round = left
+            return
+        self._left = left
+        self.looked = self.looked or not left
         if left:
-            self._turn = left[0]
+            self._start = left[0]
 
     def _drop_expectations(self, positions: dict[str, Position]) -> None:
         for database, (txid, until) in list(self._expected.items()):

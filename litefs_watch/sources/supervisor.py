@@ -11,7 +11,7 @@ from typing import NamedTuple
 import anyio
 from anyio import sleep
 
-from litefs_watch.core.readings import Reading, Silence, StreamEnded
+from litefs_watch.core.readings import DirectoryRead, Mount, Reading, Silence, StreamEnded
 from litefs_watch.position import Position
 from litefs_watch.settings import Settings
 from litefs_watch.sources import Health, Source
@@ -57,6 +57,7 @@ class Supervisor:
         self._answered_at = time.monotonic()
         self._answered = anyio.Event()
         self._restarts = 0
+        self._mount: Mount | None = None  # at the last look
         self._directory = Directory(litefs_dir)
         self._reread = Reread(
             self._directory,
@@ -77,6 +78,7 @@ class Supervisor:
             databases=known,
             needed=lambda: self._stream.attempted and not self._stream.health.alive,
             hurried=lambda: bool(awaited()),
+            mount=lambda: self._mount,
         )
         self._stream = EventStream(
             settings.api_url, report=self._report, look=self._look_and_stir, on_data_dir=self._found_data_dir
@@ -146,6 +148,9 @@ class Supervisor:
         self._answered_at = time.monotonic()
         if not self._answered.is_set():
             self._answered.set()
+        if isinstance(reading, DirectoryRead) and reading.mount is not self._mount:
+            self._mount = reading.mount
+            self._files.stir()
         self._publish(reading)
 
     def _look_and_stir(self) -> None:

@@ -46,6 +46,7 @@ class Recorder:
             databases=lambda: self.databases,
             needed=lambda: self.needed,
             hurried=lambda: self.hurried,
+            mount=lambda: None,
         )
 
     async def until(self, condition: Callable[[], bool], poke: Callable[[], object] = lambda: None) -> None:

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -36,12 +37,20 @@ class FakeDirectory(Directory):
         """Databases in one go; 0: all."""
 
     def begin_look(
-        self, first: Iterable[str], known: Iterable[str] = (), *, start: str = "", within: float = 0
+        self,
+        first: Iterable[str],
+        known: Iterable[str] = (),
+        *,
+        left: list[str] | None = None,
+        start: str = "",
+        within: float = 0,
     ) -> tuple[DirectoryRead, list[str]]:
         self._note(None)
-        names = sorted({*known, *self.listed})
-        at = bisect_left(names, start)
-        taken, left = self.split(names[at:] + names[:at])
+        if left is None:
+            names = sorted({*known, *self.listed})
+            at = bisect_left(names, start)
+            left = names[at:] + names[:at]
+        taken, left = self.split(left)
         return DirectoryRead(0.0, Mount.LITEFS, positions=dict.fromkeys([*first, *taken], self.position)), left
 
     def go_on(
@@ -66,6 +75,7 @@ class Harness:
     def __init__(self, idle: float = 60.0, blind: float = 0.001) -> None:
         self.directory = FakeDirectory()
         self.reports: list[Reading] = []
+        self._news = anyio.Event()
         self.awaited: frozenset[str] = frozenset()
         self.sighted = False
         self.streaming = False
@@ -73,12 +83,23 @@ class Harness:
             self.directory,
             idle_interval=idle,
             blind_interval=blind,
-            report=self.reports.append,
+            report=self._reported,
             known=lambda: {"app.db"},
             awaited=lambda: self.awaited,
             sighted=lambda: self.sighted,
             streaming=lambda: self.streaming,
         )
+
+    def _reported(self, reading: Reading) -> None:
+        self.reports.append(reading)
+        news, self._news = self._news, anyio.Event()
+        news.set()
+
+    async def reported(self, condition: Callable[[], bool]) -> None:
+        """Until it is so after one of the next reports."""
+        with anyio.fail_after(SOON):
+            while not condition():
+                await self._news.wait()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         with anyio.fail_after(SOON):
@@ -251,10 +272,10 @@ async def test_with_the_stream_the_net_is_a_slice_in_turn() -> None:
         del harness.reports[:]
         await harness.until(lambda: len(harness.reports) >= 12)
         assert all(isinstance(report, DirectoryRead) for report in harness.reports)
-        assert all(len(report.positions) == 3 for report in harness.reports)  # type: ignore[union-attr]
-        seen = [name for report in harness.reports for name in report.positions]  # type: ignore[union-attr]
-        assert {seen.count(name) for name in set(seen)} <= {2, 3, 4, 5}
-        assert len(set(seen)) == 11
+        rounds = harness.reports[:12]
+        assert [len(report.positions) for report in rounds] == [3, 3, 3, 2] * 3  # type: ignore[union-attr]
+        seen = [name for report in rounds for name in report.positions]  # type: ignore[union-attr]
+        assert {seen.count(name) for name in ("app.db", *harness.directory.listed)} == {3}
         del harness.reports[:]
         harness.reread.look()
         await harness.until(lambda: sum(isinstance(report, PositionsRead) for report in harness.reports) >= 3)
@@ -272,3 +293,35 @@ async def test_slices_that_are_cut_off_by_new_looks_still_come_around() -> None:
                 harness.reread.look()
                 await anyio.lowlevel.checkpoint()
                 seen.update(name for report in harness.reports for name in report.positions)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_a_fault_stays_until_its_file_is_read_again(tmp_path: Path, streaming: bool) -> None:
+    """Not only for as long as its slice is the last one; and one whose file is gone goes, too."""
+    for number in range(10):
+        (tmp_path / f"{number:02}.db-pos").write_text(f"{HERE}\n")
+    for number in (1, 5, 9):
+        (tmp_path / f"{number:02}.db-pos").write_text("garbage")
+    (tmp_path / ".lag").write_text("+000000000\n")
+    harness = Harness(idle=0.001)
+    harness.streaming = streaming
+    reread = harness.reread
+    reread._directory = Slowly(tmp_path)
+    async with harness.running():
+        await harness.reported(lambda: len(reread.faults) == 3)
+        for looks in range(reread.looks, reread.looks + 25):
+            await harness.reported(lambda: reread.looks > looks)  # noqa: B023
+            assert set(reread.faults) == {"01.db-pos", "05.db-pos", "09.db-pos"}
+        (tmp_path / "01.db-pos").unlink()
+        (tmp_path / "05.db-pos").write_text(f"{HERE}\n")
+        await harness.reported(lambda: set(reread.faults) == {"09.db-pos"})
+
+
+class Slowly(Directory):
+    """One file in each go, whatever time there is."""
+
+    def begin_look(self, *arguments: Any, **options: Any) -> tuple[DirectoryRead, list[str]]:
+        return super().begin_look(*arguments, **options | {"within": 0})
+
+    def go_on(self, *arguments: Any, **options: Any) -> tuple[PositionsRead, dict[str, str], list[str]]:
+        return super().go_on(*arguments, **options | {"within": 0})
