@@ -64,12 +64,14 @@ class Subscriptions:
 
     def __init__(self) -> None:
         self._all: WeakSet[ChangeQueue[Any]] = WeakSet()
+        self._any = False  # whether there may be one: asking the set costs more than all else in a publication
 
     def __len__(self) -> int:
         return sum(not queue.closed for queue in self._all)
 
     def add(self, queue: ChangeQueue[Any]) -> None:
         self._all.add(queue)
+        self._any = True
 
     def remove(self, queue: ChangeQueue[Any]) -> None:
         """Close a queue, and forget it."""
@@ -78,9 +80,11 @@ class Subscriptions:
 
     def publish(self, change: Change) -> None:
         """Each by itself: a subscriber whose wake fails harms nobody else."""
-        if not self._all:
+        if not self._any:
             return
-        for queue in list(self._all):
+        queues = list(self._all)
+        self._any = bool(queues)
+        for queue in queues:
             try:
                 queue.put(change)
             except Exception:

@@ -19,7 +19,7 @@ from litefs_watch.position import Position, check_txid
 from litefs_watch.settings import Settings, check_timeout
 from litefs_watch.sources.thread import CallThread, call_soon
 from litefs_watch.watchers.blocking import BlockingWatcher
-from litefs_watch.watchers.parking import Spot, spot_in
+from litefs_watch.watchers.parking import Spot, park, spot_in
 from litefs_watch.watchers.run import Run
 from litefs_watch.watchers.watcher import KNOWN_PRIMARY, NO_PRIMARY, no_role, spawn
 
@@ -58,13 +58,7 @@ class AwaitableWatcher:
     async def _wait(self, waiter: TxWaiter | RoleWaiter, spot: Spot, timeout: float | None) -> Any:
         token = current_token()
         waiter.wake = lambda result: call_soon(token, partial(spot.wake, result))
-        run = await self._running()
-        if run.begin_wait(waiter, timeout):
-            try:
-                await spot.wait(timeout)
-            finally:
-                run.board.leave(waiter)
-        return run.result_of(waiter, timeout)
+        return await park(await self._running(), waiter, spot, timeout)
 
     async def wait_for_tx(self, txid: int, *, database: str | None = None, timeout: float | None = None) -> Position:
         """As `Watcher.wait_for_tx`, with the same errors."""

@@ -1,14 +1,15 @@
 """Where one task waits to be woken, in its event loop's own terms.
 
 anyio's `Event` and cancel scopes cost a crowd that is woken at once as much again as the waking itself (``python -m
-benchmarks waiters``); a future and a timer don't.
+benchmarks waiters``); a bare future doesn't. Nor do timers of their own: who waits until the same moment shares one.
 """
 
 from __future__ import annotations
 
 import sys
-from functools import partial
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
 
 import anyio
 from anyio.lowlevel import EventLoopToken
@@ -16,15 +17,25 @@ from anyio.lowlevel import EventLoopToken
 if TYPE_CHECKING:
     import asyncio
 
+    from litefs_watch.core.waiters import RoleWaiter, TxWaiter
+    from litefs_watch.watchers.run import Run
+
+GRAIN = 0.001
+"""Seconds: deadlines are rounded up to it."""
+_FOR_EVER = 1e8  # seconds, three years: who waits longer needs no timer
+
 
 class Spot(Protocol):
-    """One task's place to wait, for one time."""
+    """One task's place to wait, for one time. Everything here happens in its event loop's thread."""
 
     def wake(self, result: object) -> None:
-        """End the wait. In the event loop's thread; after the first time nothing."""
+        """End the wait. After the first time nothing."""
 
-    async def wait(self, timeout: float | None) -> None:
-        """Until the wake, or for ``timeout`` seconds. A cancellation point."""
+    def wait(self, timeout: float | None) -> Awaitable[object]:
+        """Until the wake, or for ``timeout`` seconds. A cancellation point; where it raises, `leave`."""
+
+    def leave(self) -> None:
+        """Neither has happened, and nobody waits any more."""
 
 
 def spot_in(token: EventLoopToken) -> Spot:
@@ -33,28 +44,80 @@ def spot_in(token: EventLoopToken) -> Spot:
     return AsyncioSpot(loop) if hasattr(loop, "create_future") else TrioSpot()
 
 
+async def park(run: Run, waiter: TxWaiter | RoleWaiter, spot: Spot, timeout: float | None) -> Any:
+    """What ``waiter``, whose wake ends the wait at ``spot``, waited for. Raises `WaitTimeout` and `WatcherClosed`."""
+    if run.begin_wait(waiter, timeout):
+        try:
+            await spot.wait(timeout)
+        except BaseException:
+            spot.leave()
+            run.board.leave(waiter)
+            raise
+        if waiter.result is not None:  # woken, and so out of all queues: a crowd goes no longer way than this
+            return waiter.result
+        run.board.leave(waiter)
+    return run.result_of(waiter, timeout)
+
+
 class AsyncioSpot:
-    __slots__ = ("_future", "_loop", "wake")
+    __slots__ = ("_deadline", "_future", "_loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._future: asyncio.Future[object] = loop.create_future()
-        self.wake = partial(_settle, self._future)
+        self._deadline: _Deadline | None = None
 
-    async def wait(self, timeout: float | None) -> None:
-        if timeout is None:
-            await self._future
-            return
-        timer = self._loop.call_later(timeout, _settle, self._future, None)
-        try:
-            await self._future
-        finally:
-            timer.cancel()
+    def wake(self, result: object) -> None:
+        if self._deadline is not None:
+            self.leave()
+        if not self._future.done():  # it may have been cancelled, in this very turn of the loop
+            self._future.set_result(result)
+
+    def wait(self, timeout: float | None) -> Awaitable[object]:
+        if timeout is not None and timeout < _FOR_EVER:
+            self._deadline = _deadline_of(self._loop, timeout)
+            self._deadline.spots.add(self)
+        return self._future
+
+    def leave(self) -> None:
+        deadline, self._deadline = self._deadline, None
+        if deadline is not None:
+            deadline.spots.discard(self)
+            if not deadline.spots:
+                deadline.cancel()
 
 
-def _settle(future: asyncio.Future[object], result: object) -> None:
-    if not future.done():  # cancelled, or late, in this very turn of the loop
-        future.set_result(result)
+class _Deadline:
+    """A moment until which some wait. ``number`` counts grains of the loop's clock."""
+
+    __slots__ = ("_deadlines", "_number", "_timer", "spots")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deadlines: dict[int, _Deadline], number: int) -> None:
+        self.spots: set[AsyncioSpot] = set()
+        self._deadlines = deadlines
+        self._number = number
+        self._timer = loop.call_at(number * GRAIN, self._over)
+        deadlines[number] = self
+
+    def _over(self) -> None:
+        for spot in list(self.spots):
+            spot.wake(None)
+
+    def cancel(self) -> None:
+        """Nobody waits until then any more."""
+        self._timer.cancel()
+        self._deadlines.pop(self._number, None)
+
+
+_deadlines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, _Deadline]] = WeakKeyDictionary()
+
+
+def _deadline_of(loop: asyncio.AbstractEventLoop, timeout: float) -> _Deadline:
+    of_loop = _deadlines.get(loop)
+    if of_loop is None:
+        of_loop = _deadlines[loop] = {}
+    number = int((loop.time() + timeout) / GRAIN) + 1
+    return of_loop.get(number) or _Deadline(loop, of_loop, number)
 
 
 class TrioSpot:
@@ -72,3 +135,6 @@ class TrioSpot:
         else:
             with anyio.move_on_after(timeout):
                 await self._event.wait()
+
+    def leave(self) -> None:
+        """Nothing stays behind."""

@@ -17,7 +17,7 @@ from litefs_watch.core.waiters import RoleWaiter, TxWaiter
 from litefs_watch.errors import NoPrimary, NotPrimary, WatcherClosed, WrongInstance
 from litefs_watch.position import Position, check_txid
 from litefs_watch.settings import Settings, check_timeout
-from litefs_watch.watchers.parking import spot_in
+from litefs_watch.watchers.parking import park, spot_in
 
 if TYPE_CHECKING:
     import asyncio
@@ -224,11 +224,16 @@ class Watcher:
         run.check_loop()
         spot = spot_in(current_token())
         waiter = TxWaiter(name, txid, spot.wake)
-        if run.begin_wait(waiter, timeout):
+        if run.begin_wait(waiter, timeout):  # as `park`, without its frame: a crowd that is woken goes through all of them
             try:
                 await spot.wait(timeout)
-            finally:
+            except BaseException:
+                spot.leave()
                 run.board.leave(waiter)
+                raise
+            if waiter.result is not None:
+                return waiter.result
+            run.board.leave(waiter)
         position: Position = run.result_of(waiter, timeout)
         return position
 
@@ -250,13 +255,7 @@ class Watcher:
         run = self._run
         run.check_loop()
         spot = spot_in(current_token())
-        waiter = RoleWaiter(wanted, late, spot.wake)
-        if run.begin_wait(waiter, timeout):
-            try:
-                await spot.wait(timeout)
-            finally:
-                run.board.leave(waiter)
-        standing: Standing = run.result_of(waiter, timeout)
+        standing: Standing = await park(run, RoleWaiter(wanted, late, spot.wake), spot, timeout)
         return standing
 
     # Subscribing.
