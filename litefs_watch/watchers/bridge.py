@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import anyio
-from anyio.lowlevel import checkpoint_if_cancelled, current_token
+from anyio.lowlevel import current_token
 
 from litefs_watch.changes import Role, Standing
 from litefs_watch.core.waiters import RoleWaiter, TxWaiter
@@ -19,7 +19,7 @@ from litefs_watch.position import Position, check_txid
 from litefs_watch.settings import Settings, check_timeout
 from litefs_watch.sources.thread import CallThread, call_soon
 from litefs_watch.watchers.blocking import BlockingWatcher
-from litefs_watch.watchers.parking import Spot, park, spot_in
+from litefs_watch.watchers.parking import Spot, cancellation_point, park, spot_in
 from litefs_watch.watchers.run import Run
 from litefs_watch.watchers.watcher import KNOWN_PRIMARY, NO_PRIMARY, no_role, spawn
 
@@ -62,7 +62,7 @@ class AwaitableWatcher:
 
     async def wait_for_tx(self, txid: int, *, database: str | None = None, timeout: float | None = None) -> Position:
         """As `Watcher.wait_for_tx`, with the same errors."""
-        await checkpoint_if_cancelled()
+        await cancellation_point(None)
         spot = spot_in(current_token())
         waiter = TxWaiter(self.settings.database_or_default(database), check_txid(txid), spot.wake)
         position: Position = await self._wait(waiter, spot, check_timeout(timeout))
@@ -77,7 +77,7 @@ class AwaitableWatcher:
         await self._wait_for_role(frozenset((Role(role),)), timeout, no_role(Role(role)))
 
     async def _wait_for_role(self, wanted: frozenset[Role], timeout: float | None, late: str) -> Standing:
-        await checkpoint_if_cancelled()
+        await cancellation_point(None)
         spot = spot_in(current_token())
         standing: Standing = await self._wait(RoleWaiter(wanted, late, spot.wake), spot, check_timeout(timeout))
         return standing

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
 import anyio
-from anyio.lowlevel import EventLoopToken
+from anyio.lowlevel import EventLoopToken, checkpoint_if_cancelled
 
 if TYPE_CHECKING:
     import asyncio
@@ -57,6 +57,26 @@ async def park(run: Run, waiter: TxWaiter | RoleWaiter, spot: Spot, timeout: flo
             return waiter.result
         run.board.leave(waiter)
     return run.result_of(waiter, timeout)
+
+
+async def cancellation_point(token: EventLoopToken | None) -> None:
+    """Raise the cancellation that this task has got, if any; other tasks don't run. ``token`` is the likely event loop's.
+
+    `checkpoint_if_cancelled` alone finds out anew where it runs, which costs as much again, and does not see
+    `asyncio.Task.cancel`.
+    """
+    if token is None:
+        await checkpoint_if_cancelled()
+        return
+    try:
+        if hasattr(token.native_token, "create_future"):
+            asyncio = sys.modules["asyncio"]
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                await asyncio.sleep(0)
+        await token.backend_class.checkpoint_if_cancelled()
+    except RuntimeError:  # another kind of event loop
+        await checkpoint_if_cancelled()
 
 
 class AsyncioSpot:

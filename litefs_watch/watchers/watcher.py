@@ -10,14 +10,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.lowlevel import checkpoint_if_cancelled, current_token
+from anyio.lowlevel import current_token
 
 from litefs_watch.changes import NOBODY, PrimaryChange, Role, Standing, TxChange
 from litefs_watch.core.waiters import RoleWaiter, TxWaiter
 from litefs_watch.errors import NoPrimary, NotPrimary, WatcherClosed, WrongInstance
 from litefs_watch.position import Position, check_txid
 from litefs_watch.settings import Settings, check_timeout
-from litefs_watch.watchers.parking import park, spot_in
+from litefs_watch.watchers.parking import cancellation_point, park, spot_in
 
 if TYPE_CHECKING:
     import asyncio
@@ -214,8 +214,9 @@ class Watcher:
         Raises `WaitTimeout` (a `TimeoutError`), `WatcherClosed`, `ConfigError` where no database is named, `ValueError` for
         what is no TXID, and `RuntimeError` where it would wait in another event loop than the watcher's.
         """
-        await checkpoint_if_cancelled()
-        run, name = self._run, self.settings.database_or_default(database)
+        run = self._run
+        await cancellation_point(run.token)
+        name = self.settings.database_or_default(database)
         txid = check_txid(txid)
         check_timeout(timeout)
         known = run.board.state.met.get(name)
@@ -250,9 +251,9 @@ class Watcher:
         await self._wait_for_role(frozenset((Role(role),)), timeout, no_role(Role(role)))
 
     async def _wait_for_role(self, wanted: frozenset[Role], timeout: float | None, late: str) -> Standing:
-        await checkpoint_if_cancelled()
-        check_timeout(timeout)
         run = self._run
+        await cancellation_point(run.token)
+        check_timeout(timeout)
         run.check_loop()
         spot = spot_in(current_token())
         standing: Standing = await park(run, RoleWaiter(wanted, late, spot.wake), spot, timeout)

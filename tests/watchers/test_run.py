@@ -160,6 +160,23 @@ async def test_every_wait_is_a_cancellation_point(node: SimulatedNode) -> None:
             assert scope.cancelled_caught
 
 
+def test_a_task_s_own_cancellation_is_seen(node: SimulatedNode) -> None:
+    """asyncio's, which knows no scopes: also where the wait is met."""
+
+    async def main() -> None:
+        async with Watcher(node.settings()) as watcher:
+            for call in (lambda: watcher.wait_for_tx(1), lambda: watcher.wait_for_role("primary")):
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await call()
+                task.uncancel()
+            assert await watcher.wait_for_tx(1) == node.position()
+
+    asyncio.run(main())
+
+
 def test_a_thread_that_has_ended_is_started_anew(node: SimulatedNode) -> None:
     """By the next call, whatever ended it."""
     watcher = BlockingWatcher(node.settings())
