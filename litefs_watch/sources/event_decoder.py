@@ -93,6 +93,11 @@ class EventDecoder:
         self._data = self._data[self._at :] + data
         self._at = 0
 
+    @property
+    def drained(self) -> bool:
+        """Whether `next_event` would say `NEED_DATA`: in the quick way, where asking it costs a woken waiter its time."""
+        return self._between_chunks and self._at == len(self._data) and not self._at_end
+
     def next_event(self) -> Reached | Event | Garbled | Progress:
         """One step. Every transaction is a `Reached`."""
         if self._between_chunks:

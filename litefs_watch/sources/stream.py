@@ -120,6 +120,9 @@ class EventStream:
                     burst.put(self._received, event.database, event.position)
                     if self.health.status.fault is not None:
                         self.health.fault(None)
+                    if decoder.drained:
+                        event = NEED_DATA
+                        break
                 elif event is NEED_DATA:
                     break
                 elif event is not NOTHING:
