@@ -76,7 +76,6 @@ async def halt(
                 await thread.run(client.finish)
     finally:
         client.drop()  # whatever went wrong above
-        thread.close()
 
 
 @contextmanager

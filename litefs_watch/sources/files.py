@@ -111,9 +111,8 @@ class FolderWatch:
         self._stirred.set()
 
     def close(self) -> None:
-        """Let the threads end. From any thread."""
+        """Let the watches' threads end. From any thread."""
         self._stop_both()
-        self._thread.close()
 
     async def run(self) -> None:
         """Watch until cancelled. Where it raises it can be run again."""
@@ -144,7 +143,6 @@ class FolderWatch:
                 self._stirred = anyio.Event()
         finally:
             self._stop_both()
-            self._thread.close()
 
     def _rests(self) -> bool:
         """Whether there is nothing to watch, and nothing to check until somebody stirs."""

@@ -138,10 +138,6 @@ class Reread:
                 raise OSError(batch.faults[name])
         return batch.positions.get(database)
 
-    def close(self) -> None:
-        """Let the thread end. From any thread."""
-        self._thread.close()
-
     def end(self) -> None:
         """Nobody looks any more: who asked, and who will ask, gets `WatcherClosed`."""
         for batch in (self._current, self._next):
@@ -162,8 +158,6 @@ class Reread:
         except BaseException:
             self.end()
             raise
-        finally:
-            self._thread.close()
 
     async def _until_due(self) -> None:
         while (delay := self._delay()) > 0:

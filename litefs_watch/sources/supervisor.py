@@ -99,7 +99,6 @@ class Supervisor:
         """Every source is down for that ``reason``, and its thread ends. From any thread, without a loop."""
         for source in self._sources.values():
             source.health.down(reason, level=logging.INFO)
-        self._reread.close()
         self._files.close()
 
     @property

@@ -48,11 +48,7 @@ class AwaitableWatcher:
 
     async def _running(self) -> Run:
         if not self.watcher.running:
-            starter = CallThread("litefs_watch start")
-            try:
-                await starter.run(self.watcher._live)
-            finally:
-                starter.close()
+            await CallThread("litefs_watch start").run(self.watcher._live)
         return self.watcher._live()
 
     async def _wait(self, waiter: TxWaiter | RoleWaiter, spot: Spot, timeout: float | None) -> Any:
