@@ -273,13 +273,15 @@ class ReplicatedNodes:
                 yield watch
 
     def _watch(self, database: str) -> None:
-        watch = self._watches[database] = CommitWatch(self._leader().node.database_file(database))
-        self._persist(lambda: self._looked(watch), "read the primary's database")
+        leader = self._leader()
+        watch = self._watches[database] = CommitWatch(leader.node.database_file(database))
+        # Whoever saw the node become the primary may have committed before this first look.
+        self._persist(partial(self._noted, leader, database, watch), "read the primary's database")
 
-    def _looked(self, watch: CommitWatch) -> bool:
-        """Take what is there as known. False where it could not be read."""
+    def _noted(self, member: Member, database: str, watch: CommitWatch) -> bool:
+        """As `_note`. False where it could not be read."""
         try:
-            watch.image()
+            self._note(member, database, watch)
         except sqlite3.OperationalError:
             return False
         return True

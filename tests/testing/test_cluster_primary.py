@@ -179,3 +179,22 @@ def test_a_primary_that_dies_by_itself_is_noticed(cluster: SimulatedCluster, eve
     cluster.wait_until_replicated()
     assert cluster["node-b"].primary == "node-a"
     assert rows(cluster, "node-b") == [1, 2]
+
+
+def test_what_is_committed_as_soon_as_a_node_is_the_primary_is_a_transaction(
+    cluster: SimulatedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However soon: by who saw it become the primary before the cluster had looked at its database."""
+    new, become_primary = cluster["node-b"], cluster["node-b"].become_primary
+
+    def become_primary_and_write() -> None:
+        become_primary()
+        with closing(sqlite3.connect(cluster.path("node-b"))) as connection, connection:
+            connection.execute("INSERT INTO t VALUES (1)")
+
+    monkeypatch.setattr(new, "become_primary", become_primary_and_write)
+    before = new.position()
+    cluster.hand_over("node-b", seconds=0)
+    assert new.position().txid == before.txid + 1
+    cluster.wait_until_replicated()
+    assert [rows(cluster, node.hostname) for node in cluster] == [[1]] * 3
