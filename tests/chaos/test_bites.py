@@ -1,0 +1,78 @@
+"""The chaos finds what it looks for: clients that do not keep what they are given break the guarantees, and it says so."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from litefs_watch.testing import Guarantee
+from tests.chaos.client import TOKEN_HEADER, Client, Session
+from tests.chaos.faults import LOSING
+from tests.chaos.http import Response
+from tests.chaos.runs import Outcome, Run, run_asgi, run_wsgi
+
+REQUESTS = 960
+FOUND = 5
+"""Violations, at least, of each guarantee that is broken."""
+
+
+class Forgetful(Client):
+    """Keeps no token."""
+
+    def keep(self, session: Session, response: Response) -> None:
+        pass
+
+
+class OneTooLow(Client):
+    """Its tokens are of the transaction before the one that they should be of."""
+
+    def keep(self, session: Session, response: Response) -> None:
+        super().keep(session, response)
+        if response.all("set-cookie"):
+            session.cookies = {name: lowered(token) for name, token in session.cookies.items()}
+        if response.header(TOKEN_HEADER) and session.header:
+            session.header = lowered(session.header)
+
+
+class DeletedOnArrival(Client):
+    """Its token is gone with the first read that another node than the one which gave it has answered."""
+
+    giver: str | None = None
+
+    def keep(self, session: Session, response: Response) -> None:
+        super().keep(session, response)
+        node = response.header("x-node")
+        if response.all("set-cookie"):
+            self.giver = node
+        elif response.status == 200 and node != self.giver:
+            session.cookies.clear()
+            session.header = None
+
+
+def lowered(token: str) -> str:
+    return str(int(token) - 1)
+
+
+def found(outcome: Outcome) -> Counter[Guarantee]:
+    return Counter(violation.guarantee for violation in outcome.report.violations)
+
+
+@pytest.mark.parametrize("client", [Forgetful, OneTooLow, DeletedOnArrival])
+async def test_who_keeps_no_good_token_reads_old_data(client: type[Client]) -> None:
+    """Though nothing was lost."""
+    outcome = await run_asgi(Run(REQUESTS, monotonic=False, client=client, clients=4, left_out=LOSING))
+    assert found(outcome)[Guarantee.READ_YOUR_WRITES] >= FOUND, outcome
+
+
+def test_in_threads() -> None:
+    """It does not depend on the middleware."""
+    outcome = run_wsgi(Run(REQUESTS, client=Forgetful, left_out=LOSING))
+    counts = found(outcome)
+    assert min(counts[Guarantee.READ_YOUR_WRITES], counts[Guarantee.MONOTONIC_READS]) >= FOUND, outcome
+
+
+async def test_a_client_without_tokens_misses_what_is_lost() -> None:
+    """All four guarantees are broken where transactions are lost and nobody is told."""
+    outcome = await run_asgi(Run(REQUESTS, client=Forgetful))
+    assert min(found(outcome)[guarantee] for guarantee in Guarantee) >= FOUND, outcome
