@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from litefs_watch.position import Position
@@ -38,12 +38,16 @@ NOBODY = Standing(Role.UNKNOWN)
 class TxChange:
     """``database`` is at ``position`` now; ``previous`` is None where it was not known before.
 
-    A position that is lower than the previous one is real: the database was reset or restored.
+    A position that is lower than the previous one is real: the database was reset or restored. So is one with the same TXID
+    and another checksum: it belongs to another history.
     """
 
     database: str
     position: Position
     previous: Position | None
+    rewound: int = field(default=0, compare=False)
+    """How many transactions this node has dropped for that, at least: those that were lost in a fail-over, for example. 0
+    where the position has not gone back. A replica that is reset to a higher TXID of another history can't be told."""
 
 
 @dataclass(frozen=True, slots=True)

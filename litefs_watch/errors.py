@@ -6,6 +6,7 @@
     ├── ConfigError     (ValueError)    the settings can't work; says what to set
     ├── WireError       (ValueError)    LiteFS, or what stands in its place, said something unreadable
     ├── WaitTimeout     (TimeoutError)  what was waited for did not happen in time
+    ├── TransactionLost                 a fail-over has dropped the transaction that was waited for
     ├── WatcherClosed                   you stopped the watcher, or have not started it
     ├── NotPrimary                      this must run on another node, whose name it carries
     │   └── WrongInstance               … on an instance that the caller chose
@@ -35,6 +36,10 @@ class WireError(LiteFSWatchError, ValueError):
 
 class WaitTimeout(LiteFSWatchError, TimeoutError):
     """What was waited for did not happen in time."""
+
+
+class TransactionLost(LiteFSWatchError):
+    """The primary says that a position is in no history any more: a fail-over has dropped its transaction."""
 
 
 class WatcherClosed(LiteFSWatchError):

@@ -67,6 +67,15 @@ def check_txid(txid: object) -> int:
     raise ValueError(f"a TXID is a whole number (int) from 0 to 2^64-1, not {str(txid)[:_SHOWN]!r} ({type(txid).__name__})")
 
 
+def check_wanted(wanted: object) -> int | Position:
+    """A position as it is, a TXID as an int. Raises `ValueError` for all else."""
+    if isinstance(wanted, Position):
+        check_txid(wanted.txid)
+        check_txid(wanted.checksum)
+        return wanted
+    return check_txid(wanted)
+
+
 def check_database_name(name: str) -> str:
     """The name, when it can be a database's in LiteFS's flat mount; `ValueError` otherwise."""
     if not name or name in (".", "..") or "/" in name or "\0" in name or len(name.encode("utf-8", "surrogateescape")) > 250:

@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from litefs_watch.changes import Change, PrimaryChange
-from litefs_watch.core.readings import Reading
+from litefs_watch.changes import Change, PrimaryChange, Role
+from litefs_watch.core.readings import DirectoryRead, PositionsRead, Reading
 from litefs_watch.core.state import NodeState
 from litefs_watch.core.subscriptions import ChangeQueue, ChangeT, Subscriptions
 from litefs_watch.core.waiters import RoleWaiter, RoleWaiters, TxWaiter, TxWaiters
@@ -63,7 +63,10 @@ class Board:
             state = self.state
             changes = state.apply(reading)
             for database in state.risen:
-                self.wakes += self._tx_waiters.publish(database, state.met[database])
+                self.wakes += self._tx_waiters.publish(database, state)
+            if state.role is Role.PRIMARY and isinstance(reading, PositionsRead | DirectoryRead):
+                for database in reading.positions:
+                    self.wakes += self._tx_waiters.lose(database, state, reading.began)
             for change in changes:
                 if isinstance(change, PrimaryChange):
                     self.wakes += self._role_waiters.publish(state.standing)
@@ -84,6 +87,8 @@ class Board:
                 return False
             if isinstance(waiter, TxWaiter):
                 waiter.result = waiter.look(self.state)
+                if waiter.lost:
+                    return False
                 if waiter.result is None and wait:
                     self._tx_waiters.add(waiter)
             else:

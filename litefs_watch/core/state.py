@@ -21,13 +21,19 @@
    from anything for some seconds) the role is UNKNOWN, and the positions stay as last known.
 9. **Old news meets nobody.** Once the stream has ended, the mount has died, or an event has said that a position went back,
    what was known before meets no wait, until a look confirms it that began after that: a node that comes back may have been
-   reset. Nor does a bare TXID meet a wait while the role is UNKNOWN: a node that returns from a crash stands for up to a
-   second in a history that its new primary has not, before LiteFS resets it.
+   reset. Then a whole position that is *here* meets whatever the role, and nothing else does while nobody vouches for what
+   this node has: while the role is UNKNOWN, or on a replica that has a primary and is not following it yet (rule 10). A node
+   that returns from a crash stands for up to a second in a history that its new primary has not, before LiteFS resets it.
+10. **A replica follows its primary once LiteFS says that replication has begun.** ``.primary`` is there before that. After
+   LiteFS's start and after a demotion ``.lag`` says so: 2147483647 until then. On a replica that has followed another
+   primary it counts on from that one's last sign of life, until the new one gives the first.
 """
 
 from __future__ import annotations
 
 from litefs_watch.changes import NOBODY, Change, PrimaryChange, Role, Standing, TxChange
+from litefs_watch.core.following import Following
+from litefs_watch.core.history import Histories, Lineage, Where
 from litefs_watch.core.readings import (
     DirectoryRead,
     Mount,
@@ -56,10 +62,14 @@ class NodeState:
         self.standing = NOBODY
         self.positions: dict[str, Position] = {}
         """By database, as last known."""
+        self.histories = Histories()
+        self.here: dict[str, Lineage] = {}
+        """By database: the positions that meet a wait for one of them now, whatever the role (rule 9)."""
         self.met: dict[str, Position] = {}
-        """By database: what may meet a wait now (rule 9). Always this very dict: others read it without asking first."""
+        """By database: the position that meets a wait for its TXID, or for one from before what is known, now (rule 9).
+        Always this very dict, as `here`: others read both without asking first."""
         self.risen: set[str] = set()
-        """Databases whose entry in `met` the last reading has set or changed."""
+        """Databases in whose `here` or `met` the last reading has set or changed something."""
         self.lag_ms: int | None = None
         self.look_again_at: float | None = None
         """When another look at the directory is wanted, on the readings' clock; None: not for the state's sake."""
@@ -79,6 +89,9 @@ class NodeState:
         self._history_since: dict[str, float] = {}  # looks that began earlier may have seen a history that is gone
         self._last_event: dict[str, Position] = {}
         self._doubted: set[str] = set()  # databases whose events may be of a history that is gone (rule 2)
+        self._following = Following()  # rule 10
+        self._vouched_at = _NEVER  # since when somebody vouches for what this node has
+
         self._gone_at = _NEVER  # when LiteFS was last known to be gone (rule 9) …
         self._went_back_at: dict[str, float] = {}  # … and when an event last said that this database went back
 
@@ -95,7 +108,35 @@ class NodeState:
         self.standing = NOBODY
         self.lag_ms = None
         self.positions.clear()
+        self.here.clear()
         self.met.clear()
+
+    @property
+    def vouched(self) -> bool:
+        """Whether what is here is the cluster's: on the primary, and on a replica that follows it."""
+        role = self.standing.role
+        if self._claimed_at <= self._gone_at:  # LiteFS may be another one since
+            return False
+        return role is Role.PRIMARY or (role is Role.REPLICA and self._following.begun)
+
+    def where(self, database: str, position: Position) -> Where | None:
+        """Where a position is; None while nothing confirms what was known of its database (rule 9)."""
+        lineage = self.here.get(database)
+        if lineage is not None:
+            return lineage.where(position)
+        return None if database in self.positions else Where.AHEAD
+
+    def has(self, database: str, wanted: int | Position) -> Position | None:
+        """What meets a wait, if it is met. May be asked from any thread."""
+        known = self.met.get(database)
+        if not isinstance(wanted, Position):
+            return known if known is not None and known.txid >= wanted else None
+        lineage = self.here.get(database)
+        if lineage is None:
+            return None
+        if lineage.has(wanted):
+            return lineage.last
+        return known if wanted.txid < lineage.first else None
 
     def apply(self, reading: Reading) -> list[Change]:
         """Take in what a source saw. Returns what changed by it, in order; `look_again_at` says whether to look again."""
@@ -106,8 +147,8 @@ class NodeState:
             case TxEvent():
                 changes = self._tx_event(reading)
             case DirectoryRead():
-                changes = self._read_positions(reading)
-                changes += self._read_role(reading)
+                changes = self._read_role(reading)  # first: it says whether the positions may meet anybody
+                changes = self._read_positions(reading) + changes
             case PositionsRead():
                 changes = self._read_positions(reading)
             case RoleEvent():
@@ -115,6 +156,7 @@ class NodeState:
             case StreamEnded():
                 self._streaming = False
                 self._is_gone(reading.began)
+                self.histories.doubt()
                 changes = self._claim(NOBODY, reading.began, sure=True) if self._away else []
                 self._look_again(reading.began)
             case Silence():
@@ -131,22 +173,52 @@ class NodeState:
     def _look_again(self, at: float) -> None:
         self.look_again_at = at if self.look_again_at is None else min(self.look_again_at, at)
 
-    # Which positions may meet a wait: rule 9.
+    # Which positions may meet a wait: rules 9 and 10.
 
     def _is_gone(self, at: float) -> None:
         self._gone_at = max(self._gone_at, at)
+        self._following.begun = False
+        self.here.clear()
         self.met.clear()
 
     def _offer(self, database: str) -> None:
-        """Let the database's position meet waits, if it may."""
-        if self.standing.role is Role.UNKNOWN:
-            return
+        """Let the database's position, and those before it, meet waits, if they may."""
         read_at = self._read_at[database]
-        if read_at > self._gone_at and read_at > self._went_back_at.get(database, _NEVER):
-            position = self.positions[database]
+        if read_at <= self._gone_at or read_at <= self._went_back_at.get(database, _NEVER):
+            return
+        history, position = self.histories.by_database[database], self.positions[database]
+        if self.here.get(database) is not history.lineage:
+            self.here[database] = history.lineage
+            self.risen.add(database)
+        if self.vouched:
+            if read_at > self._vouched_at:
+                history.trust()
             if self.met.get(database) != position:
                 self.met[database] = position
                 self.risen.add(database)
+
+    def _part(self, claim: Standing, began: float) -> None:
+        """The primary is another one, or none: nobody vouches for what is here until that one does."""
+        if self._following.part(claim, began):
+            self._vouched_at = began
+            if claim != _PRIMARY:
+                self.met.clear()
+                self.histories.doubt()
+
+    def _follow(self, read: DirectoryRead) -> None:
+        following = self._following
+        if following.look(read):
+            self._vouch(read.began)
+        if not self.vouched:
+            self.met.clear()
+        if following.awaited:
+            self._look_again(read.began + max(self._settle, (read.began - following.since) / 4))
+
+    def _vouch(self, began: float) -> None:
+        """From now on somebody does, if the role says so, too."""
+        self._vouched_at = began
+        for database in self.positions:
+            self._offer(database)
 
     # Positions: rules 1 and 2.
 
@@ -180,16 +252,19 @@ class NodeState:
                 return []
             self._history_since[database] = event.began  # a look under way may have seen what was before it
         self._last_event[database] = position
+        if known is not None and position.txid <= known.txid:
+            self.histories.fill(database, event.passed, position)
         if database in self._doubted and (known == position or known in event.passed):
             self._doubted.discard(database)  # the stream has come to where the files are
         if known == position:
             return []
         if known is None or (position.txid > known.txid and database not in self._doubted):
-            change = self._set_position(database, position, event.began)
+            change = self._set_position(database, position, event.began, event.passed)
             self._offer(database)
             return [change]
         if position.txid <= known.txid:
             self._went_back_at[database] = event.began
+            self.here.pop(database, None)
             self.met.pop(database, None)
         self._look_again(event.began)
         return []
@@ -198,11 +273,13 @@ class NodeState:
     def _is_full(self) -> bool:
         return len(self.positions) >= DATABASE_LIMIT
 
-    def _set_position(self, database: str, position: Position, began: float) -> TxChange:
+    def _set_position(self, database: str, position: Position, began: float, passed: tuple[Position, ...] = ()) -> TxChange:
         previous = self.positions.get(database)
+        dropped = self.histories.move(database, passed, position)
         self.positions[database] = position
+        self.risen.add(database)
         self._read_at[database] = max(self._read_at.get(database, began), began)
-        return TxChange(database, position, previous)
+        return TxChange(database, position, previous, dropped)
 
     # The role: rules 3 to 8.
 
@@ -232,13 +309,18 @@ class NodeState:
         self._away = read.mount is Mount.AWAY or (self._mounted and read.mount is Mount.ORDINARY)
         if self._away:
             self._is_gone(read.began)
+            self.histories.doubt()
             self.lag_ms = None
             if self._streaming:  # a wrong directory, or none yet: LiteFS's own word stands
                 return self._heed_stream(read.began)
             return self._claim(NOBODY, read.began, sure=self._mounted)
         if ".lag" not in read.faults:
             self.lag_ms = read.lag_ms
+        changes = self._claim_of(read)
+        self._follow(read)
+        return changes
 
+    def _claim_of(self, read: DirectoryRead) -> list[Change]:
         if read.primary is not None:
             replica = read.primary.hostname != self._hostname
             return self._claim(Standing(Role.REPLICA, read.primary.hostname) if replica else NOBODY, read.began)
@@ -255,6 +337,7 @@ class NodeState:
         if began < self._claimed_at:
             return []
         self._claimed_at = began
+        self._part(claim, began)
         if claim == self.standing:
             self._candidate = None
             return []
@@ -268,6 +351,5 @@ class NodeState:
         if claim.role is Role.UNKNOWN:
             self.met.clear()
         else:
-            for database in self.positions:
-                self._offer(database)
+            self._vouch(began)
         return [change]

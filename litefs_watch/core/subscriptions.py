@@ -42,7 +42,7 @@ class ChangeQueue(Generic[ChangeT]):
                 if waiting.previous == change.position:
                     del self._changes[change.database]
                     return
-                change = TxChange(change.database, change.position, waiting.previous)
+                change = TxChange(change.database, change.position, waiting.previous, waiting.rewound + change.rewound)
             self._changes[change.database] = cast("ChangeT", change)
         else:
             self._changes[self._serial] = cast("ChangeT", change)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from litefs_watch.changes import Role, Standing
+from litefs_watch.core.history import Where
 from litefs_watch.position import Position
 
 if TYPE_CHECKING:
@@ -50,19 +51,28 @@ class Waiter(Generic[T]):
 
 
 class TxWaiter(Waiter[Position]):
-    """One who waits for ``database`` to reach ``txid``."""
+    """One who waits for ``database`` to reach ``wanted``: a TXID, or a whole position, which names its history, too."""
 
-    __slots__ = ("database", "serial", "txid")
+    __slots__ = ("database", "lost", "position", "serial", "since", "txid")
 
-    def __init__(self, database: str, txid: int, wake: Callable[[Position | None], object]) -> None:
+    def __init__(self, database: str, wanted: int | Position, wake: Callable[[Position | None], object]) -> None:
         super().__init__(wake)
         self.database = database
-        self.txid = txid
+        self.position = wanted if isinstance(wanted, Position) else None
+        self.txid = wanted.txid if isinstance(wanted, Position) else wanted
         self.serial = 0
+        self.since = float("inf")
+        """When the wait began, on the readings' clock: on the primary, a look that began later can say what is lost."""
+        self.lost = False
+        """Set where the primary says that ``position`` is in no history any more."""
 
     def look(self, state: NodeState) -> Position | None:
-        known = state.met.get(self.database)
-        return known if known is not None and known.txid >= self.txid else None
+        if self.position is None:
+            return state.has(self.database, self.txid)
+        result = state.has(self.database, self.position)
+        if result is None and state.role is Role.PRIMARY:
+            self.lost = state.where(self.database, self.position) is Where.ELSEWHERE
+        return result
 
     def late(self, state: NodeState) -> str:
         here = state.positions.get(self.database)
@@ -70,13 +80,19 @@ class TxWaiter(Waiter[Position]):
             seen = "it has not been seen"
         elif here.txid < self.txid:
             seen = f"it is at {here.txid}"
+        elif self.position is not None and state.where(self.database, self.position) is Where.ELSEWHERE:
+            seen = f"it is at {here.txid} of another history"
         else:
             seen = f"it was last seen at {here.txid}, and nothing confirms that it still is in its cluster's history"
-        return f"{self.database} did not reach transaction {self.txid} within {{}}: {seen}; this node is {state.standing}"
+        return f"{self.database} did not reach {self._wanted} within {{}}: {seen}; this node is {state.standing}"
 
     @property
     def what(self) -> str:
-        return f"transaction {self.txid} of {self.database}"
+        return f"{self._wanted} of {self.database}"
+
+    @property
+    def _wanted(self) -> str:
+        return f"transaction {self.txid}" if self.position is None else f"position {self.position}"
 
     def _order(self) -> tuple[int, int]:
         return (-self.txid, -self.serial)  # the next to be due stands last, where a list is cheap to shorten
@@ -114,6 +130,7 @@ class TxWaiters:
         self._queues: dict[str, list[TxWaiter]] = {}
         self._serial = 0
         self._count = 0
+        self._wholes = 0  # how many of them wait for a whole position
 
     def __len__(self) -> int:
         return self._count
@@ -128,6 +145,7 @@ class TxWaiters:
         waiter.serial = self._serial
         insort(self._queues.setdefault(waiter.database, []), waiter, key=TxWaiter._order)
         self._count += 1
+        self._wholes += waiter.position is not None
 
     def discard(self, waiter: TxWaiter) -> None:
         """Take a waiter out, if it is still here."""
@@ -136,27 +154,58 @@ class TxWaiters:
         if index < len(queue) and queue[index] is waiter:
             del queue[index]
             self._count -= 1
+            self._wholes -= waiter.position is not None
             if not queue:
                 del self._queues[waiter.database]
 
-    def publish(self, database: str, position: Position) -> int:
-        """Wake those that ``position`` satisfies, the lowest TXID first. Returns how many they were."""
-        queue = self._queues.get(database)
-        if not queue or queue[-1].txid > position.txid:
+    def publish(self, database: str, state: NodeState) -> int:
+        """Wake those that wait for nothing more, the lowest TXID first. Returns how many they were."""
+        queue, known = self._queues.get(database), state.positions.get(database)
+        if not queue or known is None or queue[-1].txid > known.txid:
             return 0
-        first = bisect_left(queue, -position.txid, key=_negative_txid)
+        first = bisect_left(queue, -known.txid, key=_negative_txid)
         due = queue[first:]
-        del queue[first:]
-        if not queue:
-            del self._queues[database]
+        met = state.met.get(database)
+        if met is not None and met.txid >= known.txid and not self._wholes:
+            del queue[first:]
+            for waiter in due:
+                waiter.result = met
+        else:  # whose position is of another history, or who waits for somebody to vouch for this one, stays
+            for waiter in due:
+                waiter.result = waiter.look(state)
+            queue[first:] = [waiter for waiter in due if waiter.result is None and not waiter.lost]
+            due = [waiter for waiter in due if waiter.result is not None or waiter.lost]
         due.reverse()
+        return self._dismiss(database, due)
+
+    def lose(self, database: str, state: NodeState, began: float) -> int:
+        """Wake those whose position the primary has not reached in a look that ``began`` after their wait did: it is lost,
+        since no position is known before its transaction is there. Returns how many they were."""
+        queue = self._queues.get(database) if self._wholes else None
+        lost = [
+            waiter
+            for waiter in queue or ()
+            if waiter.position is not None and waiter.since < began and state.where(database, waiter.position) is Where.AHEAD
+        ]
+        for waiter in lost:
+            waiter.lost = True
+        if queue and lost:
+            queue[:] = [waiter for waiter in queue if not waiter.lost]
+        return self._dismiss(database, lost)
+
+    def _dismiss(self, database: str, due: list[TxWaiter]) -> int:
+        """Wake those that have been taken out."""
+        if not self._queues.get(database, True):
+            del self._queues[database]
         self._count -= len(due)  # before any is woken: in a thread of its own, it runs on at once
-        _wake(due, position)
+        if self._wholes:
+            self._wholes -= sum(waiter.position is not None for waiter in due)
+        _wake(due)
         return len(due)
 
     def close(self) -> None:
         """Wake everybody empty-handed."""
-        queues, self._queues, self._count = self._queues, {}, 0
+        queues, self._queues, self._count, self._wholes = self._queues, {}, 0, 0
         for queue in queues.values():
             _close(queue)
 
@@ -182,7 +231,8 @@ class RoleWaiters:
         due = [waiter for waiter in self._waiters if standing.role in waiter.wanted]
         for waiter in due:
             del self._waiters[waiter]
-        _wake(due, standing)
+            waiter.result = standing
+        _wake(due)
         return len(due)
 
     def close(self) -> None:
@@ -195,12 +245,11 @@ def _negative_txid(waiter: TxWaiter) -> int:
     return -waiter.txid
 
 
-def _wake(due: Iterable[Waiter[T]], result: T) -> None:
+def _wake(due: Iterable[Waiter[T]]) -> None:
     """Each by itself: one whose wake fails (its event loop is gone, say) harms nobody else's."""
     for waiter in due:
-        waiter.result = result
         try:
-            waiter.wake(result)
+            waiter.wake(waiter.result)
         except Exception:
             logger.exception("a waiter could not be woken: %s", waiter.what)
 

@@ -22,7 +22,7 @@ import anyio
 from litefs_watch.changes import PrimaryChange, Role, Standing, TxChange
 from litefs_watch.core.waiters import RoleWaiter, TxWaiter
 from litefs_watch.errors import ConfigError, WatcherClosed
-from litefs_watch.position import TXID_MAX, Position, check_txid
+from litefs_watch.position import TXID_MAX, Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout
 from litefs_watch.status import Statistics, Status
 from litefs_watch.watchers.watcher import (
@@ -206,6 +206,12 @@ class BlockingWatcher:
         """Return on the node of that name. Raises `WrongInstance`, a `NotPrimary` that carries ``hostname``, elsewhere."""
         require_instance(hostname, self.hostname)
 
+    def has_tx(self, txid: int | Position, database: str | None = None) -> bool:
+        """Whether `wait_for_tx` would return at once. Raises `ValueError` and `ConfigError` as that does."""
+        run = self._live()
+        wanted, name = check_wanted(txid), self.settings.database_or_default(database)
+        return run.supervisor is None or run.board.state.has(name, wanted) is not None
+
     def read_position(self, database: str | None = None) -> Position | None:
         """The position straight from the ``-pos`` file, in this thread; None where there is no such file.
 
@@ -224,21 +230,21 @@ class BlockingWatcher:
 
     # Waiting.
 
-    def wait_for_tx(self, txid: int, *, database: str | None = None, timeout: float | None = None) -> Position:
-        """Wait until the database has transaction ``txid`` (0 to 2^64-1), for at most ``timeout`` seconds.
+    def wait_for_tx(self, txid: int | Position, *, database: str | None = None, timeout: float | None = None) -> Position:
+        """Wait until the database has transaction ``txid`` (0 to 2^64-1), or a `Position`, for at most ``timeout`` seconds.
 
         Returns the position that satisfied it; where it is there already, after one comparison without a lock. Call it
         before any BEGIN: an open read transaction on a replica stops that database's replication.
 
-        Raises `WaitTimeout` (a `TimeoutError`), `WatcherClosed`, `ConfigError` where no database is named, and
-        `ValueError` for what is no TXID.
+        Raises `WaitTimeout` (a `TimeoutError`), `TransactionLost` on the primary for a position that is in no history any
+        more, `WatcherClosed`, `ConfigError` where no database is named, and `ValueError` for what is no TXID.
         """
         if type(txid) is int and 0 <= txid <= TXID_MAX:
             known = self._met.get(self.settings.database if database is None else database)  # type: ignore[arg-type]
             if known is not None and known.txid >= txid:  # nothing is, once the run has ended
                 return known
         woken = _Wake()
-        waiter = TxWaiter(self.settings.database_or_default(database), check_txid(txid), woken.set)
+        waiter = TxWaiter(self.settings.database_or_default(database), check_wanted(txid), woken.set)
         position: Position = self._wait(waiter, woken, check_timeout(timeout))
         return position
 

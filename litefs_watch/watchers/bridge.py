@@ -15,7 +15,7 @@ from anyio.lowlevel import current_token
 from litefs_watch.changes import Role, Standing
 from litefs_watch.core.waiters import RoleWaiter, TxWaiter
 from litefs_watch.errors import WatcherClosed
-from litefs_watch.position import Position, check_txid
+from litefs_watch.position import Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout
 from litefs_watch.sources.thread import CallThread, call_soon
 from litefs_watch.watchers.blocking import BlockingWatcher
@@ -56,11 +56,13 @@ class AwaitableWatcher:
         waiter.wake = lambda result: call_soon(token, partial(spot.wake, result))
         return await park(await self._running(), waiter, spot, timeout)
 
-    async def wait_for_tx(self, txid: int, *, database: str | None = None, timeout: float | None = None) -> Position:
+    async def wait_for_tx(
+        self, txid: int | Position, *, database: str | None = None, timeout: float | None = None
+    ) -> Position:
         """As `Watcher.wait_for_tx`, with the same errors."""
         await cancellation_point(None)
         spot = spot_in(current_token())
-        waiter = TxWaiter(self.settings.database_or_default(database), check_txid(txid), spot.wake)
+        waiter = TxWaiter(self.settings.database_or_default(database), check_wanted(txid), spot.wake)
         position: Position = await self._wait(waiter, spot, check_timeout(timeout))
         return position
 

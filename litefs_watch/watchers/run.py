@@ -23,7 +23,7 @@ from litefs_watch.core.board import Board
 from litefs_watch.core.readings import NEVER_REPLICATED_MS, Reading, RoleEvent, TxEvent
 from litefs_watch.core.state import NodeState
 from litefs_watch.core.waiters import RoleWaiter, TxWaiter
-from litefs_watch.errors import WaitTimeout, WatcherClosed
+from litefs_watch.errors import TransactionLost, WaitTimeout, WatcherClosed
 from litefs_watch.position import Position
 from litefs_watch.sources.supervisor import Supervisor
 from litefs_watch.sources.thread import call_soon
@@ -183,22 +183,29 @@ class Run:
     def begin_wait(self, waiter: TxWaiter | RoleWaiter, timeout: float | None) -> bool:
         """Whether there is anything to wait for; then the waiter is woken when it is there, until `Board.leave`."""
         if isinstance(waiter, TxWaiter) and self.supervisor is None and not self.board.closed:
-            waiter.result = Position(waiter.txid)  # standalone: every transaction is here
+            waiter.result = waiter.position or Position(waiter.txid)  # standalone: every transaction is here
             return False
+        if isinstance(waiter, TxWaiter) and waiter.position is not None:
+            waiter.since = time.monotonic()
         if not self.board.register(waiter, wait=timeout is None or timeout > 0):
             return False
         if isinstance(waiter, TxWaiter) and self.supervisor is not None and self.token is not None:
             supervisor, database = self.supervisor, waiter.database
             if threading.get_ident() == self._thread:
                 supervisor.hurry(database)
-            elif not supervisor.streaming:  # with the stream it looks more often by itself
+            elif not supervisor.streaming or waiter.position is not None:  # with the stream it looks often by itself
                 call_soon(self.token, lambda: supervisor.hurry(database))
         return True
 
     def result_of(self, waiter: TxWaiter | RoleWaiter, timeout: float | None) -> Any:
-        """What ended the wait. Raises `WatcherClosed` and `WaitTimeout`."""
+        """What ended the wait. Raises `WatcherClosed`, `TransactionLost` and `WaitTimeout`."""
         if waiter.result is not None:
             return waiter.result
+        if isinstance(waiter, TxWaiter) and waiter.lost:
+            raise TransactionLost(
+                f"{waiter.what} is in no history any more: this node, which is the primary, is at "
+                f"{self.board.state.positions.get(waiter.database)}; a fail-over has lost it, or the database was replaced"
+            )
         if waiter.closed:
             raise WatcherClosed(f"the watcher was stopped while {waiter.what} was waited for")
         raise WaitTimeout(self.board.late(waiter).format(f"{timeout:g} s"))

@@ -15,7 +15,7 @@ from anyio.lowlevel import current_token
 from litefs_watch.changes import NOBODY, PrimaryChange, Role, Standing, TxChange
 from litefs_watch.core.waiters import RoleWaiter, TxWaiter
 from litefs_watch.errors import NoPrimary, NotPrimary, WatcherClosed, WrongInstance
-from litefs_watch.position import Position, check_txid
+from litefs_watch.position import Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout
 from litefs_watch.watchers.parking import cancellation_point, park, spot_in
 
@@ -177,6 +177,12 @@ class Watcher:
             run.end("the watcher's event loop is gone")
         return run
 
+    def has_tx(self, txid: int | Position, database: str | None = None) -> bool:
+        """Whether `wait_for_tx` would return at once. Raises `ValueError` and `ConfigError` as that does."""
+        run = self._run
+        wanted, name = check_wanted(txid), self.settings.database_or_default(database)
+        return run.running and (run.supervisor is None or run.board.state.has(name, wanted) is not None)
+
     async def read_position(self, database: str | None = None) -> Position | None:
         """The position straight from the ``-pos`` file, off the loop's thread; None where there is no such file.
 
@@ -202,8 +208,13 @@ class Watcher:
 
     # Waiting.
 
-    async def wait_for_tx(self, txid: int, *, database: str | None = None, timeout: float | None = None) -> Position:
+    async def wait_for_tx(
+        self, txid: int | Position, *, database: str | None = None, timeout: float | None = None
+    ) -> Position:
         """Wait until the database has transaction ``txid`` (0 to 2^64-1), for at most ``timeout`` seconds.
+
+        A whole `Position` names its history, too: another one's transaction of that number does not satisfy it. It is met
+        where it is, or is from before what this node remembers, while the primary vouches for what is here.
 
         Returns the position that satisfied it, at once where it is there already. A database that does not exist yet is
         waited for, and so is a primary: while none is known, nothing tells whether what is here will stay. Call it before
@@ -211,20 +222,21 @@ class Watcher:
 
         Always a cancellation point; other tasks run only where it waits.
 
-        Raises `WaitTimeout` (a `TimeoutError`), `WatcherClosed`, `ConfigError` where no database is named, `ValueError` for
-        what is no TXID, and `RuntimeError` where it would wait in another event loop than the watcher's.
+        Raises `WaitTimeout` (a `TimeoutError`), `TransactionLost` on the primary for a position that is in no history any
+        more, `WatcherClosed`, `ConfigError` where no database is named, `ValueError` for what is no TXID, and `RuntimeError`
+        where it would wait in another event loop than the watcher's.
         """
         run = self._run
         await cancellation_point(run.token)
         name = self.settings.database_or_default(database)
-        txid = check_txid(txid)
+        wanted = check_wanted(txid)
         check_timeout(timeout)
-        known = run.board.state.met.get(name)
-        if known is not None and known.txid >= txid and run.running:
+        known = run.board.state.has(name, wanted)
+        if known is not None and run.running:
             return known
         run.check_loop()
         spot = spot_in(current_token())
-        waiter = TxWaiter(name, txid, spot.wake)
+        waiter = TxWaiter(name, wanted, spot.wake)
         if run.begin_wait(waiter, timeout):  # as `park`, without its frame: a crowd that is woken goes through all of them
             try:
                 await spot.wait(timeout)

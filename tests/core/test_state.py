@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from litefs_watch import Position, PrimaryChange, Role, TxChange
+from litefs_watch.core import history as history_module
 from litefs_watch.core import state as state_module
 from litefs_watch.core.readings import (
     DirectoryRead,
@@ -467,3 +468,93 @@ def test_litefs_own_word_stands_where_there_is_no_directory(node: Driver) -> Non
     assert node.state.settled
     node(StreamEnded(2.0))
     assert node.roles[1:] == [(Role.UNKNOWN, None)]
+
+
+# Rules 9 and 10: whole positions, and who vouches for them.
+
+
+def follow(node: Driver, *, lag: int, of: str = "a", at_txid: int = 5) -> None:
+    """A replica that has followed ``of`` for a while."""
+    node(
+        replica(1.0, of, first=True),
+        read(1.0, primary=of, lag=lag, positions={DB: at(at_txid)}),
+        read(1.1, primary=of, lag=lag + 100, positions={DB: at(at_txid)}),
+    )
+    assert DB in node.state.met
+
+
+def test_a_replica_that_has_never_replicated_vouches_for_nothing(node: Driver) -> None:
+    """``.primary`` names one before LiteFS has reset what it came back with. Its very position is there, though."""
+    node(replica(1.0, "a", first=True), read(1.0, primary="a", lag=NEVER, positions={DB: at(5)}))
+    node(read(1.1, primary="a", lag=NEVER, positions={DB: at(5)}))
+    assert (node.state.role, node.state.vouched) == (Role.REPLICA, False)
+    assert node.state.has(DB, 5) is None
+    assert node.state.has(DB, at(5)) == at(5)
+    assert node.state.has(DB, at(4)) is None
+    node(read(1.2, primary="a", lag=3, positions={DB: at(5)}))
+    assert (node.state.has(DB, 5), node.state.has(DB, at(4))) == (at(5), at(5))
+
+
+def test_it_is_looked_again_until_a_replica_follows(node: Driver) -> None:
+    """With growing pauses, and no more once it does."""
+    node(replica(1.0, "a", first=True), read(1.0, primary="a", lag=NEVER, positions={DB: at(5)}))
+    node(read(3.0, primary="a", lag=NEVER, positions={DB: at(5)}))
+    assert node.state.look_again_at == pytest.approx(3.5)
+    node(read(3.5, primary="a", lag=0, positions={DB: at(5)}))
+    assert node.state.look_again_at is None
+
+
+def test_another_primary_vouches_with_its_first_sign_of_life(node: Driver) -> None:
+    """Until then ``.lag`` counts on from the one before it."""
+    follow(node, lag=100)
+    node(replica(2.0, "b"), read(2.0, primary="b", lag=1000, positions={DB: at(5)}))
+    node(read(2.3, primary="b", lag=1300, positions={DB: at(5)}))
+    assert (node.state.primary, node.state.has(DB, 5)) == ("b", None)
+    assert node.state.has(DB, at(5)) == at(5)
+    node(read(2.6, primary="b", lag=50, positions={DB: at(5)}))
+    assert node.state.has(DB, 5) == at(5)
+
+
+def test_nothing_from_before_is_vouched_for_when_litefs_was_away(node: Driver) -> None:
+    """It may have been another one since, which has not replicated yet: the files are looked at, and the role, too."""
+    follow(node, lag=100)
+    node(StreamEnded(2.0), PositionsRead(2.1, {DB: at(5)}))
+    assert node.state.has(DB, 5) is None
+    assert node.state.has(DB, at(5)) == at(5)
+    node(read(2.2, primary="a", lag=NEVER, positions={DB: at(5)}))
+    assert node.state.has(DB, 5) is None
+
+
+def test_a_role_that_ends_with_the_look_that_raises_a_position(node: Driver) -> None:
+    """Nobody is met by it, and nothing breaks."""
+    follow(node, lag=100)
+    changes = node.state.apply(read(2.0, lag=NEVER, positions={DB: at(6)}))
+    node.state.apply(read(2.1, lag=NEVER, positions={DB: at(7)}))
+    assert [type(change) for change in changes] == [TxChange]
+    assert (node.state.role, node.state.met) == (Role.UNKNOWN, {})
+    assert DB in node.state.risen
+
+
+def test_a_snapshot_with_the_next_txid_makes_no_history(node: Driver) -> None:
+    """The old primary had just as many of its own as the new one has made since."""
+    node(primary(1.0, first=True), read(1.0, lag=0, positions={DB: at(5, 1)}))
+    node(replica(2.0, "b"), read(2.0, primary="b", lag=NEVER, positions={DB: at(5, 1)}))
+    node(TxEvent(2.1, DB, at(6, 2)), read(2.2, primary="b", lag=1, positions={DB: at(6, 2)}))
+    assert node.state.here[DB].where(at(5, 1)) is history_module.Where.UNTOLD
+
+
+def test_a_transaction_of_the_new_primary_itself_goes_on_in_its_history(node: Driver) -> None:
+    """What it had as a replica stays here."""
+    follow(node, lag=100)
+    node(primary(2.0), read(2.1, lag=0, positions={DB: at(5)}), TxEvent(2.2, DB, at(6)))
+    node(read(2.3, lag=0, positions={DB: at(6)}))
+    assert node.state.here[DB].where(at(5)) is history_module.Where.HERE
+
+
+@pytest.mark.parametrize(("back", "dropped"), [(at(3), 2), (at(5, 1), 1)])
+def test_a_change_that_goes_back_says_how_much_was_dropped(node: Driver, back: Position, dropped: int) -> None:
+    """At least: what is under the lower position may be another history, too."""
+    node(primary(1.0, first=True), read(1.0, lag=0, positions={DB: at(5)}))
+    (change,) = node.state.apply(read(2.0, lag=0, positions={DB: back}))
+    assert isinstance(change, TxChange)
+    assert change.rewound == dropped

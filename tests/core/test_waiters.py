@@ -8,10 +8,20 @@ from hypothesis import strategies as st
 
 from litefs_watch import Position, Role
 from litefs_watch.changes import Standing
+from litefs_watch.core.readings import PositionsRead, RoleEvent
+from litefs_watch.core.state import NodeState
 from litefs_watch.core.waiters import RoleWaiter, RoleWaiters, TxWaiter, TxWaiters
 
 DB = "app.db"
 REPLICA = Standing(Role.REPLICA, "node-1")
+
+
+def state_at(database: str, position: Position) -> NodeState:
+    """A primary's, which has the database there."""
+    state = NodeState("here", 0.0)
+    state.apply(RoleEvent(1.0, is_primary=True, hostname=None, first=True))
+    state.apply(PositionsRead(2.0, {database: position}))
+    return state
 
 
 @given(st.lists(st.tuples(st.sampled_from(["add", "leave", "publish"]), st.integers(0, 20), st.sampled_from("ab"))))
@@ -29,7 +39,7 @@ def test_a_publication_wakes_exactly_those_it_satisfies(steps: list[tuple[str, i
         elif action == "publish":
             due = [waiter for waiter in model if waiter.database == database and waiter.txid <= number]
             woken.clear()
-            assert waiters.publish(database, Position(number)) == len(due)
+            assert waiters.publish(database, state_at(database, Position(number))) == len(due)
             assert sorted(map(id, woken)) == sorted(map(id, due))
             assert [waiter.txid for waiter in woken] == sorted(waiter.txid for waiter in due)
             assert all(waiter.result == Position(number) for waiter in due)
@@ -47,7 +57,7 @@ def test_leaving_twice_or_after_the_wake_is_nothing() -> None:
     waiters.discard(first)
     waiters.discard(first)
     assert len(waiters) == 1
-    waiters.publish(DB, Position(1))
+    waiters.publish(DB, state_at(DB, Position(1)))
     waiters.discard(second)
     assert len(waiters) == 0
     assert waiters._queues == {}
@@ -60,7 +70,7 @@ def test_who_is_woken_is_counted_no_more() -> None:
     for txid in (1, 2, 3):
         transactions.add(TxWaiter(DB, txid, lambda _: seen.append(len(transactions))))
         roles.add(RoleWaiter(frozenset((Role.REPLICA,)), "", lambda _: seen.append(len(roles))))
-    assert transactions.publish(DB, Position(2)) == 2
+    assert transactions.publish(DB, state_at(DB, Position(2))) == 2
     assert seen == [1, 1]
     transactions.close()
     assert roles.publish(REPLICA) == 3
@@ -111,7 +121,7 @@ def test_one_whose_wake_fails_harms_nobody_else(caplog: pytest.LogCaptureFixture
         waiters.add(TxWaiter(DB, 1, wake))
         roles.add(RoleWaiter(frozenset((Role.REPLICA,)), "", wake))
     with caplog.at_level(logging.ERROR):
-        assert waiters.publish(DB, Position(1)) == 4
+        assert waiters.publish(DB, state_at(DB, Position(1))) == 4
         assert roles.publish(REPLICA) == 4
         for wake in (fail, woken.append):
             waiters.add(TxWaiter(DB, 2, wake))

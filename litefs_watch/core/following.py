@@ -1,0 +1,54 @@
+"""Whether a replica follows the primary that it names: what ``.lag`` says about it (the state's rule 10)."""
+
+from __future__ import annotations
+
+from litefs_watch.changes import NOBODY, Role, Standing
+from litefs_watch.core.readings import NEVER_REPLICATED_MS, DirectoryRead
+
+NEVER = float("-inf")
+
+_BEAT = 0.4
+"""Seconds: two signs of life that are so far apart are two. LiteFS gives one each second."""
+
+
+class Following:
+    """What is told of one primary after the other, and whether the present one's replication has begun.
+
+    ``.lag`` counts from a primary's last sign of life, by the primary's clock. So the moment of that sign is known, up to
+    what a look takes, and a later one is a new sign.
+    """
+
+    def __init__(self) -> None:
+        self.whom = NOBODY
+        """Who the primary is, by the last claim."""
+        self.since = NEVER
+        """When that was first claimed."""
+        self.begun = False
+        """Whether LiteFS says that replication from it has begun."""
+        self._beat_at = self._beat_before = NEVER  # the last sign of life of any primary, and that of those before this one
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a primary is named, and its replication has not begun."""
+        return self.whom.role is Role.REPLICA and not self.begun
+
+    def part(self, claim: Standing, began: float) -> bool:
+        """Somebody claims who the primary is. Whether that is another one than before, or none."""
+        if claim == self.whom:
+            return False
+        self.whom, self.since, self.begun = claim, began, False
+        self._beat_before = self._beat_at
+        return True
+
+    def look(self, read: DirectoryRead) -> bool:
+        """Take in ``.lag``. Whether replication has begun by this look."""
+        if self.whom.role is Role.PRIMARY or read.lag_ms == NEVER_REPLICATED_MS:
+            # Whoever is demoted, or started anew, has a .lag that says 'never' until it follows: no sign is an old one's.
+            self.begun, self._beat_at, self._beat_before = False, NEVER, NEVER
+        elif read.faults.keys().isdisjoint((".lag", ".")):
+            beat = read.began - (read.lag_ms or 0) / 1000
+            self._beat_at = max(self._beat_at, beat)
+            if self.awaited and (read.lag_ms is None or beat > self._beat_before + _BEAT):
+                self.begun = True
+                return True
+        return False

@@ -1,0 +1,177 @@
+"""Which positions belong together: each database's recent past, as far as it is known without a gap.
+
+A TXID alone names no history: a primary that is killed with transactions nobody else has comes back with them, while the
+others have gone on. The checksum tells the two apart. A `Lineage` is a run of positions each of which followed the one
+before it, so that whoever is at its end has all of them. It answers of a position *here*, *ahead*, *elsewhere*, *untold*.
+
+What is not proved does not count. A position continues the lineage only where its TXID is the next one, and nothing has
+happened in between that may have replaced the database (`doubt`: a replica is reset by a snapshot of its new primary, which
+can have any TXID, the next one too). All else begins a lineage anew. What a look has run ahead of, late events may fill in.
+
+A position costs 8 bytes: its TXID is its place. See `LIMIT` and `TOTAL`.
+"""
+
+from __future__ import annotations
+
+import enum
+from array import array
+from typing import NamedTuple
+
+from litefs_watch.position import TXID_MAX, Position
+
+LIMIT = 65_536
+"""Positions that are kept of one database: half a MiB. Five minutes, as long as a cookie lives, of 218 commits a second."""
+TOTAL = 2_000_000
+"""Positions that are kept of all databases together: 16 MB."""
+
+
+class Where(enum.Enum):
+    """What a node can say of a position."""
+
+    HERE = "here"
+    """That very position is in its history."""
+    AHEAD = "ahead"
+    """Its TXID is not reached."""
+    ELSEWHERE = "elsewhere"
+    """Its TXID is here with another checksum: one of the two histories is gone."""
+    UNTOLD = "untold"
+    """It is from before what is known."""
+
+
+class Lineage(NamedTuple):
+    """Consecutive positions of one history. Grows in place, and never shrinks: whoever has one may read it in any thread."""
+
+    first: int
+    """The oldest one's TXID."""
+    checksums: array[int]
+
+    @classmethod
+    def of(cls, position: Position) -> Lineage:
+        return cls(position.txid, array("Q", (position.checksum,)))
+
+    @property
+    def last(self) -> Position:
+        return Position(self.first + len(self.checksums) - 1, self.checksums[-1])
+
+    def has(self, position: Position) -> bool:
+        """Whether it is one of them."""
+        index = position.txid - self.first
+        return 0 <= index < len(self.checksums) and self.checksums[index] == position.checksum
+
+    def where(self, position: Position) -> Where:
+        index = position.txid - self.first
+        if index < 0:
+            return Where.UNTOLD
+        if index >= len(self.checksums):
+            return Where.AHEAD
+        return Where.HERE if self.checksums[index] == position.checksum else Where.ELSEWHERE
+
+    def where_txid(self, txid: int) -> Where:
+        """Of a TXID alone nothing more can be said: a database has all that came before."""
+        return Where.HERE if txid < self.first + len(self.checksums) else Where.AHEAD
+
+
+class History:
+    """The lineage of one database up to where it is, and what came before a gap."""
+
+    __slots__ = ("_doubted", "_older", "lineage")
+
+    def __init__(self, position: Position) -> None:
+        self.lineage = Lineage.of(position)
+        """Ends with the database's position."""
+        self._older: Lineage | None = None
+        self._doubted = False
+
+    def doubt(self) -> None:
+        """The database may be replaced from now on: its next position proves nothing about those before."""
+        self._doubted = True
+        self._older = None
+
+    def trust(self) -> None:
+        """It was not: after all that may have replaced it, the database is at the same position as before."""
+        self._doubted = False
+
+    def move(self, position: Position, limit: int) -> int:
+        """The database is at ``position`` now. Returns how many transactions it has dropped for that, at least."""
+        last = self.lineage.last
+        if position.txid > last.txid:
+            if self._doubted or not _continue(self.lineage, position):
+                self._older = None if self._doubted else self.lineage
+                self.lineage = Lineage.of(position)
+            elif len(self.lineage.checksums) > limit:
+                self.trim(limit)
+            self._doubted = False
+            return 0
+        index = position.txid - self.lineage.first
+        back = self.lineage.has(position)
+        self.lineage = Lineage(self.lineage.first, self.lineage.checksums[: index + 1]) if back else Lineage.of(position)
+        self._older = None
+        self._doubted = False
+        return last.txid - position.txid + (0 if back or index < 0 else 1)
+
+    def fill(self, position: Position, limit: int) -> None:
+        """``position``, of a transaction that the database already had, was told of late: it may close the gap."""
+        older, newest = self._older, self.lineage
+        if older is None or position.txid > newest.first or not _continue(older, position):
+            return
+        if position.txid == newest.first:
+            self._older = None
+            if position.checksum == newest.checksums[0]:
+                self.lineage = Lineage(older.first, older.checksums + newest.checksums[1:])
+                self.trim(limit)
+
+    def trim(self, limit: int) -> None:
+        """Keep no more than ``limit`` positions; less than that, so that not every transaction has to."""
+        size = len(self.lineage.checksums)
+        if size > limit:
+            drop = size - max(1, limit - limit // 4)
+            self.lineage = Lineage(self.lineage.first + drop, self.lineage.checksums[drop:])
+        if self._older is not None and len(self._older.checksums) > limit:
+            self._older = None
+
+
+def _continue(lineage: Lineage, position: Position) -> bool:
+    """Append the position, if it is the next one."""
+    if position.txid != lineage.first + len(lineage.checksums) or position.checksum > TXID_MAX:
+        return False
+    lineage.checksums.append(position.checksum)
+    return True
+
+
+class Histories:
+    """Every database's. In all no more than about `TOTAL` positions (plus 300 bytes for each database)."""
+
+    def __init__(self) -> None:
+        self.by_database: dict[str, History] = {}
+        self._limit = LIMIT
+
+    def move(self, database: str, passed: tuple[Position, ...], position: Position) -> int:
+        """The database is at ``position``, and has been at ``passed``. How many transactions it has dropped, at least."""
+        history = self.by_database.get(database)
+        if history is None:
+            history = self.by_database[database] = History(passed[0] if passed else position)
+            self._share()
+        dropped = 0
+        for each in (*passed, position):
+            if each != history.lineage.last:
+                dropped += history.move(each, self._limit)
+        return dropped
+
+    def fill(self, database: str, passed: tuple[Position, ...], position: Position) -> None:
+        """The database has been there, told of late."""
+        if (history := self.by_database.get(database)) is not None:
+            for each in (*passed, position):
+                history.fill(each, self._limit)
+
+    def doubt(self) -> None:
+        """Every database may be replaced from now on."""
+        for history in self.by_database.values():
+            history.doubt()
+
+    def _share(self) -> None:
+        count = len(self.by_database)
+        limit = max(1, min(LIMIT, TOTAL // count))
+        if limit <= self._limit // 2 or count * self._limit > 2 * TOTAL:
+            self._limit = limit
+            for history in self.by_database.values():
+                history.trim(limit)
