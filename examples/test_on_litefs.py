@@ -6,25 +6,21 @@ LITEFS_BIN.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
 import subprocess
-import threading
-import urllib.parse
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from examples.conftest import EXAMPLES, SOON, Deployed, ask_url, deployed, deployed_command
 from litefs_watch.testing import fuse_available
+from tests.contract.consul import Consul
 from tests.contract.real import free_port, until
 
 pytestmark = pytest.mark.litefs
@@ -41,79 +37,6 @@ def real_nodes() -> None:
         pytest.skip(reason)
     if shutil.which("unshare") is None or shutil.which("hostname") is None:
         pytest.skip("there is no unshare, or no hostname")
-
-
-class Consul(ThreadingHTTPServer):
-    """What LiteFS asks of Consul: sessions, and a key that one of them holds."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _ConsulHandler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.keys: dict[str, tuple[bytes, str]] = {}
-        """Each key's value, and the session that holds it."""
-        self.changing = threading.Lock()
-
-    @contextmanager
-    def running(self) -> Iterator[Consul]:
-        thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield self
-        finally:
-            self.shutdown()
-            thread.join()
-            self.server_close()
-
-    def put(self, path: str, fields: dict[str, str], body: bytes) -> object:
-        kind, _, name = path.removeprefix("/v1/").partition("/")
-        if kind == "session":
-            action, _, session = name.partition("/")
-            if action == "destroy":
-                self.keys = {key: held for key, held in self.keys.items() if held[1] != session}
-            return {"create": {"ID": str(uuid.uuid4())}, "renew": [{"ID": session}], "destroy": True}[action]
-        _, holder = self.keys.get(name, (b"", ""))
-        if "release" in fields:
-            if holder == fields["release"]:
-                self.keys[name] = (body, "")  # LiteFS sends none: nobody is the primary
-            return holder == fields["release"]
-        session = fields.get("acquire", "")
-        if holder not in ("", session):
-            return False
-        self.keys[name] = (body, session)
-        return True
-
-    def get(self, path: str) -> object:
-        name = path.removeprefix("/v1/kv/")
-        if name not in self.keys:
-            return None
-        value, session = self.keys[name]
-        return [{"Key": name, "Value": base64.b64encode(value).decode(), "Session": session, "Flags": 0}]
-
-
-class _ConsulHandler(BaseHTTPRequestHandler):
-    server: Consul
-
-    def do_PUT(self) -> None:
-        parts = urllib.parse.urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        with self.server.changing:
-            self._answer(self.server.put(parts.path, dict(urllib.parse.parse_qsl(parts.query)), body))
-
-    def do_GET(self) -> None:
-        with self.server.changing:
-            self._answer(self.server.get(urllib.parse.urlsplit(self.path).path))
-
-    def _answer(self, value: object) -> None:
-        body = b"" if value is None else json.dumps(value).encode()
-        self.send_response(404 if value is None else 200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @dataclass
