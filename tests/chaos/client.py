@@ -113,6 +113,8 @@ class Client:
     def conversation(self, requests: int) -> Conversation:
         """Its requests, each answered before the next is sent."""
         for _ in range(requests):
+            if self._record.over:
+                return
             if self._chance.random() < 1 / STAYS:
                 self.session = self._new_session()
             yield from self._operate()

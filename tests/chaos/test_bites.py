@@ -11,6 +11,7 @@ from tests.chaos.client import TOKEN_HEADER, Client, Session
 from tests.chaos.faults import LOSING
 from tests.chaos.http import Response
 from tests.chaos.runs import Outcome, Run, run_asgi, run_wsgi
+from tests.chaos.simulated import Simulated
 
 REQUESTS = 960
 FOUND = 5
@@ -61,18 +62,18 @@ def found(outcome: Outcome) -> Counter[Guarantee]:
 @pytest.mark.parametrize("client", [Forgetful, OneTooLow, DeletedOnArrival])
 async def test_who_keeps_no_good_token_reads_old_data(client: type[Client]) -> None:
     """Though nothing was lost."""
-    outcome = await run_asgi(Run(REQUESTS, monotonic=False, client=client, clients=4, left_out=LOSING))
-    assert found(outcome)[Guarantee.READ_YOUR_WRITES] >= FOUND, outcome
+    outcome = await run_asgi(Simulated(Run(REQUESTS, monotonic=False, client=client, clients=4, left_out=LOSING)))
+    assert found(outcome)[Guarantee.READ_YOUR_WRITES] >= FOUND, str(outcome)
 
 
 def test_in_threads() -> None:
     """It does not depend on the middleware."""
-    outcome = run_wsgi(Run(REQUESTS, client=Forgetful, left_out=LOSING))
+    outcome = run_wsgi(Simulated(Run(REQUESTS, client=Forgetful, left_out=LOSING)))
     counts = found(outcome)
-    assert min(counts[Guarantee.READ_YOUR_WRITES], counts[Guarantee.MONOTONIC_READS]) >= FOUND, outcome
+    assert min(counts[Guarantee.READ_YOUR_WRITES], counts[Guarantee.MONOTONIC_READS]) >= FOUND, str(outcome)
 
 
 async def test_a_client_without_tokens_misses_what_is_lost() -> None:
     """All four guarantees are broken where transactions are lost and nobody is told."""
-    outcome = await run_asgi(Run(REQUESTS, client=Forgetful))
-    assert min(found(outcome)[guarantee] for guarantee in Guarantee) >= FOUND, outcome
+    outcome = await run_asgi(Simulated(Run(REQUESTS, client=Forgetful)))
+    assert min(found(outcome)[guarantee] for guarantee in Guarantee) >= FOUND, str(outcome)

@@ -1,0 +1,74 @@
+"""A simulated cluster under chaos."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from contextlib import closing
+from typing import Any
+
+from litefs_watch.testing import SimulatedCluster, SimulatedNode
+from tests.chaos.app import Connect, Maintenance, Store, create, newest
+from tests.chaos.driver import Driver
+from tests.chaos.faults import Faults, deafness
+from tests.chaos.runs import Machine, Run, Scene
+
+LOCKED = 0.2
+"""Seconds that the application waits for SQLite's lock."""
+FROZEN = 1.0
+"""Seconds that it waits for a frozen LiteFS, before it gives up."""
+
+
+class Simulated(Scene):
+    """Three nodes."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self._maintenance = Maintenance()
+
+    def prepare(self) -> None:
+        self._deaf = self.stack.enter_context(deafness())
+        self._cluster = self.stack.enter_context(SimulatedCluster(size=3, lag=0.001, fuse=self.run.fuse))
+        with closing(self._cluster.connect(isolation_level=None)) as connection:
+            connection.execute(f"PRAGMA journal_mode={self.run.journal}")
+            create(connection, [])
+        self._cluster.wait_until_replicated()
+        for node in self._cluster:
+            # On LiteFS nobody sees a transaction before its TXID: who has seen one here waits until the cluster shows that.
+            store = Store(node.hostname, connector(self._cluster, node), self._maintenance, self._cluster.sync)
+            self.machines[node.hostname] = Machine(node.settings(idle_interval=0.2, silence=0.6), store)
+
+    def make_faults(self) -> Driver:
+        chance = random.Random(f"{self.run.seed}/faults")
+        faults = Faults(
+            self._cluster,
+            chance,
+            self._maintenance,
+            deaf=self._deaf,
+            role_of=lambda hostname: self.machines[hostname].role(),
+            fuse=self.run.fuse,
+        )
+        return Driver(faults, chance, self.run.record, left_out=self.run.left_out)
+
+    def log(self) -> list[str]:
+        with closing(self._cluster.connect()) as connection:
+            return newest(connection, -1)[::-1]
+
+
+def connector(cluster: SimulatedCluster, node: SimulatedNode) -> Connect:
+    """Opens a node's database as it is on LiteFS: not at all where the process has died, and later where it is frozen."""
+
+    def connect(*, writing: bool) -> sqlite3.Connection:
+        deadline = time.monotonic() + FROZEN
+        while node.frozen and time.monotonic() < deadline:
+            time.sleep(0.002)
+        if not node.running or node.frozen:
+            raise sqlite3.OperationalError("disk I/O error")
+        if writing and not node.is_primary:  # a hand-over has it that the next primary's file can be written a bit too soon
+            raise sqlite3.OperationalError("attempt to write a readonly database")
+        options: dict[str, Any] = {"factory": cluster.connection_class, "timeout": LOCKED, "isolation_level": None}
+        connection: sqlite3.Connection = sqlite3.connect(f"file:{node.path()}?mode=rw", uri=True, **options)
+        return connection
+
+    return connect
