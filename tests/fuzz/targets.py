@@ -1,0 +1,141 @@
+"""What is fuzzed: each target takes any bytes, and fails where what reads them does anything but what it says.
+
+A target's oracle does not share the code that it judges. What it judges is looked up at each call: so a test can break it.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from string import hexdigits
+from typing import TypeVar
+
+from litefs_watch.errors import WireError
+from litefs_watch.position import Position
+from litefs_watch.sources import wire
+from tests.sources.event_streams import HEAD, INIT, LAST, chunk, cut, read, read_carefully
+
+CORPUS = Path(__file__).with_name("corpus")
+_MESSAGE_LIMIT = 800
+_HEX = frozenset(hexdigits.encode())
+_DIGITS = frozenset(b"0123456789")
+
+Target = Callable[[bytes], None]
+Value = TypeVar("Value")
+
+
+def corpus(target: str) -> list[bytes]:
+    """What is kept of its inputs."""
+    return [path.read_bytes() for path in sorted((CORPUS / target).iterdir())]
+
+
+def _read(parse: Callable[[bytes], Value], raw: bytes) -> Value | WireError:
+    """The value, or the refusal: one short line that can be shown."""
+    try:
+        return parse(raw)
+    except WireError as error:
+        refusal = error
+    assert 0 < len(str(refusal)) <= _MESSAGE_LIMIT
+    assert "\n" not in str(refusal)
+    return refusal
+
+
+def _is_of(allowed: frozenset[int], raw: bytes) -> bool:
+    return all(byte in allowed for byte in raw)  # a step for each: who fuzzes sees how far it gets
+
+
+def position(raw: bytes) -> None:
+    """``DB-pos``: 16 digits, a slash, 16 more, perhaps a newline; and nothing else."""
+    txid, slash, checksum = raw[:16], raw[16:17], raw[17:33]
+    good = len(checksum) == 16 and slash == b"/" and raw[33:] in (b"", b"\n") and _is_of(_HEX, txid + checksum)
+    seen = _read(Position.parse, raw)
+    assert isinstance(seen, Position) is good, seen
+    if isinstance(seen, Position):
+        assert (seen.txid, seen.checksum) == (_number(txid), _number(checksum))
+        assert str(seen).encode() == raw[:33].lower()
+        assert Position.parse(raw.decode()) == seen
+
+
+def _number(digits: bytes) -> int:
+    return int.from_bytes(bytes.fromhex(digits.decode()), "big")
+
+
+def primary(raw: bytes) -> None:
+    """``.primary``: a name that can be shown, or a lone newline."""
+    seen = _read(wire.parse_primary, raw)
+    if seen is None:
+        assert raw == b"\n"
+        return
+    name = raw[:-1] if raw.endswith(b"\n") else raw
+    try:
+        good = 1 <= len(text := name.decode()) <= 253 and not any(unicodedata.category(each)[0] in "CZ" for each in text)
+    except UnicodeDecodeError:
+        good = False
+    assert isinstance(seen, str) is good, seen
+    assert isinstance(seen, WireError) or seen.encode() == name
+
+
+def lag(raw: bytes) -> None:
+    """``.lag``: a sign, up to 18 digits, perhaps a newline; and nothing else."""
+    digits = (raw[:-1] if raw.endswith(b"\n") else raw)[1:]
+    good = raw[:1] in (b"+", b"-") and 1 <= len(digits) <= 18 and _is_of(_DIGITS, digits)
+    seen = _read(wire.parse_lag, raw)
+    assert isinstance(seen, int) is good, seen
+    if isinstance(seen, int):
+        assert f"{abs(seen):0{len(digits)}d}".encode() == digits
+        assert seen == 0 or (seen < 0) is (raw[:1] == b"-")
+
+
+def event(raw: bytes) -> None:
+    """One line of the stream: what is taken is what Python's own JSON reads there."""
+    seen = _read(wire.parse_event, raw)
+    if isinstance(seen, WireError):
+        return
+    said = json.loads(raw)
+    assert seen.type == str(said["type"])[:80] or not isinstance(said["type"], str)
+    if isinstance(seen, wire.Tx):
+        assert (seen.database, seen.data.txid) == (said["db"], said["data"]["txID"])
+        assert f"{seen.data.position.checksum:016x}" == said["data"]["postApplyChecksum"].lower()
+        assert seen.database not in ("", ".", "..")
+        assert not {"/", "\0"} & set(seen.database)
+    elif isinstance(seen, wire.Init | wire.PrimaryChanged):
+        assert seen.data.is_primary is said["data"]["isPrimary"]
+        assert seen.data.hostname == (said["data"].get("hostname") or None)
+    else:
+        assert seen.type not in ("init", "tx", "primaryChange")
+
+
+def info(raw: bytes) -> None:
+    """The body of ``GET /info``."""
+    seen = _read(wire.parse_info, raw)
+    if not isinstance(seen, WireError):
+        said = json.loads(raw)
+        assert seen.is_primary is said["isPrimary"]
+        assert seen.candidate is said.get("candidate", False)
+        assert (seen.path, seen.primary.hostname) == (said.get("path", ""), said.get("primary", {}).get("hostname", ""))
+
+
+def stream(raw: bytes) -> None:
+    """An answer to ``GET /events``: both ways read the same, in any pieces.
+
+    The first byte says how many places follow at which it is cut, two bytes each; and by its upper bits, whether what is
+    left are chunks, lines to be sent in chunks, or a whole answer.
+    """
+    if not raw:
+        return
+    kind, places, left = raw[0] >> 6, raw[1 : 1 + 2 * (raw[0] & 7)], raw[1 + 2 * (raw[0] & 7) :]
+    if kind == 1:
+        left = b"".join(map(chunk, left.splitlines(keepends=True))) + LAST
+    answer = left if kind == 2 else HEAD + INIT + left
+    pieces = cut(answer, [int.from_bytes(places[at : at + 2], "big") for at in range(0, len(places), 2)])
+    seen, whole = list(read(pieces)), list(read([answer]))
+    if kind == 2:  # h11 says no to half a head for another reason than to a whole one
+        assert seen[:-1] == whole[:-1]
+        assert isinstance(seen[-1], str)
+    else:
+        assert seen == whole == list(read_carefully(answer))
+
+
+TARGETS: dict[str, Target] = {each.__name__: each for each in (position, primary, lag, event, info, stream)}

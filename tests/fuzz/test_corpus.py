@@ -1,0 +1,113 @@
+"""What fuzzing has kept is read as it should be; and each target fails where the parser that it judges is broken."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+import pytest
+
+from litefs_watch import Position
+from litefs_watch.errors import WireError
+from litefs_watch.sources import event_decoder, wire
+from tests.fuzz.targets import CORPUS, TARGETS, corpus
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_input_is_read_as_it_should_be(target: str) -> None:
+    """All that is kept of it, and nothing at all."""
+    for raw in [b"", *corpus(target)]:
+        TARGETS[target](raw)
+
+
+def test_every_corpus_has_its_target() -> None:
+    """And each is small."""
+    assert {path.name for path in CORPUS.iterdir()} == set(TARGETS)
+    for target in TARGETS:
+        assert 1 <= len(corpus(target)) <= 40
+        assert sum(map(len, corpus(target))) <= 24 * 1024
+
+
+def position_with_less(text: str | bytes) -> Position:
+    """Takes what is cut short."""
+    raw = text.encode() if isinstance(text, str) else text
+    txid, slash, checksum = raw.partition(b"/")
+    if not slash:
+        raise WireError("no slash")
+    try:
+        return Position(int(txid, 16), int(checksum or b"0", 16))
+    except ValueError:
+        raise WireError("no number") from None
+
+
+def primary_as_it_is(raw: bytes) -> str | None:
+    """Whatever it is, without what stands around it."""
+    return raw.decode(errors="replace").strip() or None
+
+
+def lag_by_int(raw: bytes) -> int:
+    """What Python takes for a number."""
+    try:
+        return int(raw)
+    except ValueError:
+        raise WireError("no number") from None
+
+
+def event_by_json(line: bytes) -> wire.Event:
+    """Any name is good enough."""
+    try:
+        said = json.loads(line)
+        data = wire.TxData.model_construct(txid=said["data"]["txID"], checksum=said["data"]["postApplyChecksum"])
+        return wire.Tx.model_construct(type="tx", database=said["db"], data=data)
+    except (ValueError, LookupError, TypeError):
+        raise WireError("no event") from None
+
+
+def info_without_types(body: bytes) -> wire.Info:
+    """One is true, and "yes", too."""
+    try:
+        return wire.Info.model_validate_json(body, strict=False)
+    except ValueError:
+        raise WireError("no info") from None
+
+
+class Forgetting(wire.LineDecoder):
+    """Says that no line is half there."""
+
+    amid_line = False
+
+
+def careless(pattern: re.Pattern[bytes], old: bytes, new: bytes) -> re.Pattern[bytes]:
+    """The same, but for one thing that it should have looked at."""
+    assert old in pattern.pattern
+    return re.compile(pattern.pattern.replace(old, new))
+
+
+BROKEN: list[tuple[str, object, str, object]] = [
+    ("position", Position, "parse", position_with_less),
+    ("primary", wire, "parse_primary", primary_as_it_is),
+    ("lag", wire, "parse_lag", lag_by_int),
+    ("event", wire, "parse_event", event_by_json),
+    ("info", wire, "parse_info", info_without_types),
+    ("stream", event_decoder, "_FRAME", careless(event_decoder._FRAME, rb'(?!\.{1,2}")', b"")),
+    ("stream", event_decoder, "_FRAME", careless(event_decoder._FRAME, rb'"\\/\x00', rb'"\\\x00')),
+    ("stream", event_decoder, "LineDecoder", Forgetting),
+]
+
+
+@pytest.mark.parametrize(("target", "where", "name", "broken"), BROKEN)
+def test_a_broken_parser_is_found(
+    monkeypatch: pytest.MonkeyPatch, target: str, where: object, name: str, broken: object
+) -> None:
+    """By what is kept already."""
+    monkeypatch.setattr(where, name, broken)
+    assert any(fails(TARGETS[target], raw) for raw in corpus(target))
+
+
+def fails(target: Callable[[bytes], None], raw: bytes) -> bool:
+    try:
+        target(raw)
+    except AssertionError:
+        return True
+    return False
