@@ -24,7 +24,7 @@ Fault = Generator[int, None, None]
 DATABASE = "app.db"
 SHORT, LONG = 6, 40
 """Requests that a state lasts, on average."""
-LEADING = {"hand_over": 8, "kill_primary": 4, "freeze_primary": 2, "lose_lease": 4, "drop_database": 1}
+LEADING = {"hand_over": 16, "kill_primary": 4, "freeze_primary": 2, "lose_lease": 4, "drop_database": 1}
 """How often each one happens, of those that change the primary, or must not happen at once with such a change."""
 OTHERS = {
     "change_lag": 3,
@@ -115,8 +115,15 @@ class Faults:
     # Changes of the primary.
 
     def hand_over(self) -> Fault:
-        self._cluster.hand_over(self._successor(), seconds=self._chance.choice((0.01, 0.03)))
-        yield self.some(SHORT)
+        """To a node that nobody has seen the newest transactions on: whoever relies on them puts it to the test."""
+        cluster, new = self._cluster, self._successor()
+        cluster.pause_replication(new)
+        try:
+            yield self.some(LONG)
+            cluster.hand_over(new, seconds=self._chance.choice((0.02, 0.04)))
+        finally:
+            cluster.resume_replication(new)
+        yield 1
 
     def kill_primary(self) -> Fault:
         """It dies with transactions that nobody else has, and comes back with them."""

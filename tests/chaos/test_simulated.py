@@ -14,8 +14,8 @@ from tests.chaos.simulated import Simulated
 
 REQUESTS = 3360
 """Of each run; six of them are 20,160."""
-OFTEN = 500
-"""How often each guarantee must have been put to the test."""
+OFTEN = 170
+"""How often each guarantee must have been put to the test in a run: three of them promise all four, so over 500 in all."""
 
 naming_histories = pytest.mark.xfail(raises=AssertionError, reason="a token is a TXID, which names no history", strict=True)
 variants = pytest.mark.parametrize("monotonic", [True, False], ids=["monotonic", "own writes"])
