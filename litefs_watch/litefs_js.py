@@ -28,6 +28,7 @@ from litefs_watch.consistency import (
     Tokens,
     Verdict,
 )
+from litefs_watch.consistency.tokens import txid_of
 from litefs_watch.errors import NoPrimary, NotPrimary, WaitTimeout
 from litefs_watch.fly import get_all_instances, get_internal_instance_domain
 from litefs_watch.replay import FlyReplay
@@ -159,7 +160,7 @@ async def check_cookie_for_transactional_consistency(
             return Consistency("replay", action.hostname)
         if action is not RUN:
             return Consistency("unavailable")
-        if using.is_primary and (exchange.token or 0) > await get_tx_number(None, database_filename, watcher=using):
+        if using.is_primary and txid_of(exchange.token or 0) > await get_tx_number(None, database_filename, watcher=using):
             return Consistency("delete-cookie")
     return Consistency("ok")
 

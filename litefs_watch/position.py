@@ -5,6 +5,7 @@ LiteFS shows it as the text of ``DB-pos``: two 16-digit hexadecimal numbers, ``T
 
 from __future__ import annotations
 
+import enum
 import re
 from dataclasses import dataclass
 
@@ -56,6 +57,19 @@ class Position:
             seen = repr(raw[:_SHOWN])[1:] + ("…" if len(raw) > _SHOWN else "") if raw else "nothing"
             raise WireError(f"not a position: {seen}; expected 16 hexadecimal digits, '/', 16 more and a newline")
         return cls(int(match[1], 16), int(match[2], 16))
+
+
+class Where(enum.Enum):
+    """What a node can say of a position."""
+
+    HERE = "here"
+    """That very position is in its history."""
+    AHEAD = "ahead"
+    """Its TXID is not reached."""
+    ELSEWHERE = "elsewhere"
+    """Its TXID is here with another checksum: one of the two histories is gone."""
+    UNTOLD = "untold"
+    """It is from before what is known."""
 
 
 def check_txid(txid: object) -> int:

@@ -62,5 +62,7 @@ class Statistics:
     """Waiters that were woken because what they waited for was there."""
     timeouts: int = 0
     """Waits that ended late."""
+    lost: int = 0
+    """Requests to this primary whose client had written what a fail-over has lost."""
     restarts: int = 0
     """How often a source failed through a fault of litefs_watch and was started anew."""

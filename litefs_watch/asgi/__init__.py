@@ -8,7 +8,16 @@
 
 from litefs_watch.asgi.lifespan import LifespanMiddleware
 from litefs_watch.asgi.middleware import LiteFSMiddleware
-from litefs_watch.consistency import mark_failed, mark_written
+from litefs_watch.consistency import lost_transaction, mark_failed, mark_written
 from litefs_watch.replay import FlyReplay, Forward, Redirect
 
-__all__ = ["FlyReplay", "Forward", "LifespanMiddleware", "LiteFSMiddleware", "Redirect", "mark_failed", "mark_written"]
+__all__ = [
+    "FlyReplay",
+    "Forward",
+    "LifespanMiddleware",
+    "LiteFSMiddleware",
+    "Redirect",
+    "lost_transaction",
+    "mark_failed",
+    "mark_written",
+]

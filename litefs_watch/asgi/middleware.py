@@ -20,8 +20,10 @@ class LiteFSMiddleware:
     - A write (POST, PUT, PATCH, DELETE, any path of ``primary_paths``) on a replica is replayed to the primary, before its
       body is read.
     - A read on a replica waits, before the application runs, for the TXID that the client's cookie or header carries.
-    - A response to a write on the primary carries the TXID in that cookie and header; after a GET that writes, call
+    - A response to a write on the primary carries the position in that cookie and header; after a GET that writes, call
       `mark_written`.
+    - What a client has written and a fail-over has lost is said by the primary: in the response's ``litefs-lost``, and to
+      the application by `lost_transaction`, or ``request.state.litefs_lost``.
     - `watcher.ensure_primary`, ``ensure_instance``, and a write that SQLite refuses on a replica, raised before the response
       has started, are answered with the replay too. Django's and Quart's own error pages are replaced; others that are sent
       after the exception was handled, once the handler calls `mark_failed`.
@@ -48,8 +50,6 @@ class LiteFSMiddleware:
         self.app = app
         self._gate = AsyncGate(watcher, database, Options(**options))
         self._policy = self._gate.policy
-        self._watcher = watcher
-        self._database = self._gate.database
         self._responder = Responder(FlyReplay() if replay is None else replay, self._gate.hostname)
         self._heedless = not self._responder.needs_body
         listen_for_reports()
@@ -66,11 +66,13 @@ class LiteFSMiddleware:
         if exchange is None:
             await self.app(scope, receive, send)
             return
-        if exchange.asks and not policy.is_met(exchange, self._watcher.position(self._database)):
+        if exchange.asks and not self._gate.is_met(exchange):
             action = await self._gate.enter(exchange)
             if action is not RUN:
                 await self._responder.respond(action, scope, receive, send)
                 return
+            if exchange.lost is not None:
+                scope = {**scope, "state": {**scope.get("state", {}), "litefs_lost": exchange.lost}}
 
         request = receive if self._heedless else Body(receive)
 

@@ -1,16 +1,17 @@
 """Reading one's own writes over HTTP: everything that is decided, and nothing that is done.
 
-- `tokens`: the TXID as text, signed or not; the cookie.
+- `tokens`: a position or a TXID as text, signed or not; the cookie.
 - `options`: what an application can choose.
 - `exchange`: a request, the node, and what may be done: plain values. `mark_written`, `mark_failed`.
 - `faults`: what an application's exception says.
-- `policy`: the decisions, with their rules at the top.
+- `policy`: what is done with a request, with its rules at the top; `carrying`: what its response carries, likewise.
 - `answers`: the responses that are ours.
 
 No framework, no I/O, no clock: `litefs_watch.asgi`, ``wsgi`` and ``django`` do what is decided here.
 """
 
 from litefs_watch.consistency.answers import Answer, named, refusal
+from litefs_watch.consistency.carrying import SAFE_METHODS
 from litefs_watch.consistency.exchange import (
     RUN,
     SCOPE_KEY,
@@ -23,15 +24,17 @@ from litefs_watch.consistency.exchange import (
     Run,
     Wait,
     exchange_of,
+    lost_transaction,
     mark_failed,
     mark_written,
 )
 from litefs_watch.consistency.faults import is_refused_write
 from litefs_watch.consistency.options import OptionKeywords, Options
-from litefs_watch.consistency.policy import SAFE_METHODS, Policy
-from litefs_watch.consistency.tokens import Cookie, Tokens, Verdict
+from litefs_watch.consistency.policy import Policy
+from litefs_watch.consistency.tokens import PIN, Cookie, Token, Tokens, Verdict
 
 __all__ = [
+    "PIN",
     "RUN",
     "SAFE_METHODS",
     "SCOPE_KEY",
@@ -47,11 +50,13 @@ __all__ = [
     "Refuse",
     "Replay",
     "Run",
+    "Token",
     "Tokens",
     "Verdict",
     "Wait",
     "exchange_of",
     "is_refused_write",
+    "lost_transaction",
     "mark_failed",
     "mark_written",
     "named",

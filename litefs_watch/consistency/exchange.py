@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from litefs_watch.changes import Role
-from litefs_watch.position import Position
+from litefs_watch.consistency.tokens import Token
+from litefs_watch.position import Position, Where
 
 SCOPE_KEY = "litefs_watch.exchange"
 """Where the `Exchange` is: in an ASGI scope, a WSGI environ, or the ``META`` of Django's request."""
@@ -29,8 +30,20 @@ class Node(NamedTuple):
     hostname: str
     position: Position | None
     """Of the database, as last heard."""
+    where: Callable[[Token], Where | None]
+    """What it can say of a token; None while nothing confirms what it knew."""
+    vouched: bool = True
+    """Whether what is here is the cluster's: on the primary, and on a replica that follows it."""
     room: bool = True
     """Whether one more request may wait."""
+
+    def has(self, token: Token) -> bool:
+        """Whether a token is met. What only the cluster's word tells (a TXID alone, or one from before what is known) is
+        not, while nobody vouches for what is here."""
+        where = self.where(token)
+        if where is Where.HERE:
+            return self.vouched or isinstance(token, Position)
+        return where is Where.UNTOLD and self.vouched
 
 
 class Exchange:
@@ -46,10 +59,12 @@ class Exchange:
     """Whether there is anything to `Policy.decide`: a write, or a token."""
     writes = False
     """Whether it must run on the primary: by its method, or by its path."""
-    token: int | None = None
-    """The newest TXID that the client says it has seen: the larger of these two."""
-    cookie_txid: int | None = None
-    header_txid: int | None = None
+    token: Token | None = None
+    """What the client says it has seen: of these two the one with the larger TXID; without any, `accepted`."""
+    cookie_token: Token | None = None
+    header_token: Token | None = None
+    accepted: Token | None = None
+    """Of a cookie of an older deployment."""
     garbage = False
     """Whether our cookie is there and is no token."""
 
@@ -72,6 +87,10 @@ class Exchange:
     """Set by `mark_written`."""
     error: BaseException | None = None
     """Set by `mark_failed`, and by who sees that the framework turned an exception into a response."""
+
+    lost: int | None = None
+    """The TXID of a transaction that this client has seen, and that is lost: a fail-over has dropped it. Known when the
+    request is let in where its token is a whole position, else when the response starts."""
 
     started = False
     """Set by the shell when the response has started."""
@@ -100,9 +119,9 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait until the database has ``txid``, for at most ``timeout`` seconds; set ``waited``; decide again."""
+    """Wait until the database has ``token``, for at most ``timeout`` seconds; set ``waited``; decide again."""
 
-    txid: int
+    token: Token
     timeout: float
 
 
@@ -157,6 +176,16 @@ def mark_written(request: Any) -> None:
     exchange = exchange_of(request)
     if exchange is not None:
         exchange.written = True
+
+
+def lost_transaction(request: Any) -> int | None:
+    """The TXID of what this request's client has written or seen, and a fail-over has lost; None where nothing is.
+
+    Only the primary knows, and only of tokens that are whole positions before the response starts. ``request`` as for
+    `mark_written`; raises `TypeError` for what is none.
+    """
+    exchange = exchange_of(request)
+    return None if exchange is None else exchange.lost
 
 
 def mark_failed(request: Any, error: BaseException) -> None:

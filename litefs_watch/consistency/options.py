@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict, get_args
 
@@ -22,6 +22,7 @@ class OptionKeywords(TypedDict, total=False):
 
     cookie: str | None
     cookie_format: Format | None
+    accept: Sequence[str]
     header: str | None
     secret: Secret | Sequence[Secret] | None
     max_age: int
@@ -43,11 +44,17 @@ class OptionKeywords(TypedDict, total=False):
 class Options:
     """The options of every middleware. What can't work raises `ConfigError`."""
 
-    cookie: str | None = "txnum"
-    """The cookie's name: litefs-js's, or ``__txid`` to work together with LiteFS's proxy. None: only the header."""
+    cookie: str | None = "litefs_pos"
+    """The cookie's name. ``txnum`` to work together with litefs-js, ``__txid`` with LiteFS's proxy: these two carry a TXID
+    alone, which names no history. None: only the header."""
 
     cookie_format: Format | None = None
-    """``decimal`` (litefs-js), ``hex`` (LiteFS's proxy). None: by the name, hex for ``__txid`` and decimal for others."""
+    """``position`` (LiteFS's text, with the checksum), ``decimal`` (litefs-js), ``hex`` (LiteFS's proxy). None: by the name:
+    decimal for ``txnum``, hex for ``__txid``, position for others."""
+
+    accept: Sequence[str] = ()
+    """Cookies of an older deployment, such as ``("txnum",)`` of litefs-js: they are read, unsigned, where the client has no
+    token of this one, and never set. The format is their name's."""
 
     header: str | None = "litefs-txid"
     """The header that carries the token for clients without cookies, in both directions. None: only the cookie."""
@@ -106,7 +113,15 @@ class Options:
             raise ConfigError("cookie=None and header=None: nothing would carry the token; name one of them")
         _check(self.cookie is None or _is(COOKIE_NAME, self.cookie), "cookie", self.cookie, "a cookie's name, or None")
         _check(self.header is None or _is(_HEADER, self.header), "header", self.header, "a header's name, or None")
-        _check(self.cookie_format in (None, *get_args(Format)), "cookie_format", self.cookie_format, "'decimal' or 'hex'")
+        _check(
+            self.cookie_format in (None, *get_args(Format)),
+            "cookie_format",
+            self.cookie_format,
+            "'position', 'decimal' or 'hex'",
+        )
+        _check(not isinstance(self.accept, str), "accept", self.accept, "a sequence of cookies' names, not a single one")
+        for name in self.accept:
+            _check(_is(COOKIE_NAME, name) and name != self.cookie, "accept", name, "another cookie's name")
         _check(self.on_timeout in get_args(OnTimeout), "on_timeout", self.on_timeout, "'replay', 'error' or 'stale'")
         _check(self.same_site in get_args(SameSite), "same_site", self.same_site, "'lax', 'strict' or 'none'")
         if self.same_site == "none" and not self.secure:
@@ -133,11 +148,18 @@ class Options:
             raise ConfigError("secret: each one is a text or bytes, and not empty; None: tokens are not signed")
         return tuple(secret.encode() if isinstance(secret, str) else secret for secret in given)
 
-    @property
-    def tokens(self) -> Tokens:
-        """What reads and writes the tokens."""
-        form = self.cookie_format or ("hex" if self.cookie == "__txid" else "decimal")
-        return Tokens(self.cookie or self.header or "", form, self.secrets)
+    def tokens(self, database: str) -> Tokens:
+        """What reads and writes the cookie's tokens."""
+        form = self.cookie_format or _FORMATS.get(self.cookie or "", "position")
+        return Tokens(self.cookie or self.header or "", form, self.secrets, database)
+
+    def header_tokens(self, database: str) -> Tokens:
+        """The header's: whole positions, whatever the cookie's format is."""
+        return Tokens(self.cookie or self.header or "", "position", self.secrets, database)
+
+    def accepted(self, name: str) -> tuple[Cookie, Tokens]:
+        """What finds and reads a cookie of an older deployment, and deletes it."""
+        return Cookie(name, "; Path=/", self.max_age), Tokens(name, _FORMATS.get(name, "position"))
 
     @property
     def cookies(self) -> Cookie | None:
@@ -149,6 +171,7 @@ class Options:
         return Cookie(self.cookie, attributes, self.max_age)
 
 
+_FORMATS: Mapping[str, Format] = {"txnum": "decimal", "__txid": "hex"}
 _HEADER = re.compile(r"[A-Za-z0-9_-]+")
 _DOMAIN = re.compile(r"\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 _PATH = re.compile(r"/[!-:<-~]*")  # visible ASCII without the semicolon

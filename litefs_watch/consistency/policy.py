@@ -14,16 +14,17 @@ A shell (ASGI, WSGI, Django) drives it::
 
 The rules.
 
-1. **The primary runs everything, and never waits.** Nothing else runs a write: not on a guess, not when time is up.
+1. **The primary runs everything.** Nothing else runs a write: not on a guess, not when time is up. It waits for nothing
+   but to see whether it still is the primary, where a whole position says that it has another history than its client.
 2. **A read waits before the application runs**, hence before any BEGIN: on LiteFS, an open read transaction on a replica
-   stops that database's replication.
+   stops that database's replication. What is met, and what is not: `Node.has`.
 3. **What must go to the primary is replayed once.** Who comes from another node and finds no primary here is held until this
    node is the primary, then refused. Where none is known, it is held until one is. No node replays to itself.
-4. **Who may not wait** (too many do, or the TXID is absurdly far ahead) is treated as if the time had passed.
-5. **The token is set after a write**: if the position moved during a request that writes by its method or path, or if the
-   handler said so. It is the position read when the response starts: what the handler committed is in it.
-6. **The cookie is deleted where it can never be met**: on the primary when it is ahead of the primary (a fail-over lost that
-   transaction), and when it is no token. Nowhere else: the next request may reach another replica.
+4. **Who may not wait** (too many do, or the TXID is absurdly far ahead) is treated as if the time had passed. A pin waits
+   for nothing: only the primary meets it.
+5. **Another history is never served**, whatever ``on_timeout`` says.
+
+What a response carries has rules of its own: `litefs_watch.consistency.carrying`.
 """
 
 from __future__ import annotations
@@ -32,16 +33,13 @@ import re
 from collections.abc import Iterable
 
 from litefs_watch.changes import Role
+from litefs_watch.consistency.carrying import SAFE_METHODS, Carrying
 from litefs_watch.consistency.exchange import RUN, Action, Exchange, Headers, Hold, Node, Refuse, Replay, Wait
 from litefs_watch.consistency.faults import asks_for_primary, is_refused_write
 from litefs_watch.consistency.options import Options, compile_paths
-from litefs_watch.consistency.tokens import Verdict
+from litefs_watch.consistency.tokens import PIN, Verdict, txid_of
 from litefs_watch.errors import WrongInstance
-from litefs_watch.position import Position
-
-# RFC 9110's and the QUERY method's. litefs-js calls POST, PUT, PATCH, DELETE writes; others (MKCOL, PURGE) are no reads.
-SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "QUERY"))
-STALE_HEADER = (b"litefs-stale", b"true")
+from litefs_watch.position import Position, Where
 
 _HOSTNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}")  # nothing in it can end a header, a field or a host
 
@@ -49,17 +47,20 @@ _HOSTNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}")  # nothing in it ca
 class Policy:
     """The decisions of one middleware. It keeps nothing of a request: that is in the `Exchange`."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, database: str = "") -> None:
         self.options = options
-        self._tokens = options.tokens
+        self._tokens = options.tokens(database)
+        self._header_tokens = options.header_tokens(database)
         self._cookie = options.cookies
-        self._needle = (options.cookie or "").encode()
+        self._accepted = [options.accepted(name) for name in options.accept]
+        self._needles = tuple(name.encode() for name in (options.cookie, *options.accept) if name)
         self._header = options.header.lower().encode() if options.header else b""
-        self._carriers = frozenset(filter(None, (b"cookie" if options.cookie else b"", self._header)))
+        self._carriers = frozenset(filter(None, (b"cookie" if self._needles else b"", self._header)))
         self._primary_path = compile_paths("primary_paths", options.primary_paths)
         self._passthrough_path = compile_paths("passthrough_paths", options.passthrough_paths)
         self._monotonic = options.monotonic
         self._max_ahead = None if options.secrets else options.max_ahead
+        self._carrying = Carrying(options, database)
 
     # When the request arrives.
 
@@ -79,30 +80,39 @@ class Policy:
             exchange.writes = exchange.asks = True
         if self._monotonic:
             exchange.touched = True
-        carriers, needle = self._carriers, self._needle
+        carriers, needles = self._carriers, self._needles
         for name, value in headers:
-            if name in carriers and (name != b"cookie" or needle in value):  # most cookies are not ours
-                self._take(exchange, name, value)
+            if name in carriers:
+                if name != b"cookie":
+                    self._take_header(exchange, value)
+                elif any(needle in value for needle in needles):  # most cookies are not ours
+                    self._take_cookie(exchange, value)
+        token, other = exchange.cookie_token, exchange.header_token
+        if token is None or (other is not None and txid_of(other) > txid_of(token)):
+            token = other
+        exchange.token = exchange.accepted if token is None else token
+        if exchange.token is not None:
+            exchange.asks = True
         return exchange
 
-    def _take(self, exchange: Exchange, carrier: bytes, value: bytes) -> None:
-        if carrier != b"cookie":
-            found = self._tokens.decode(value)
-            if exchange.header_txid is None and not isinstance(found, Verdict):
-                exchange.header_txid = found
-                exchange.token = max(found, exchange.token or 0)
-                exchange.asks = True
-        elif self._cookie is not None and exchange.cookie_txid is None and not exchange.garbage:
+    def _take_header(self, exchange: Exchange, value: bytes) -> None:
+        found = self._header_tokens.decode(value)
+        if exchange.header_token is None and not isinstance(found, Verdict):
+            exchange.header_token = found
+
+    def _take_cookie(self, exchange: Exchange, value: bytes) -> None:
+        if self._cookie is not None and exchange.cookie_token is None and not exchange.garbage:
             raw = self._cookie.find(value)
-            if raw is None:
-                return
-            found = self._tokens.decode(raw)
+            found = Verdict.FORGED if raw is None else self._tokens.decode(raw)
             if found is Verdict.GARBAGE:
                 exchange.garbage = exchange.touched = True
             elif not isinstance(found, Verdict):
-                exchange.cookie_txid = found
-                exchange.token = max(found, exchange.token or 0)
-                exchange.asks = True
+                exchange.cookie_token = found
+        for cookie, tokens in self._accepted:
+            raw = cookie.find(value)
+            found = Verdict.GARBAGE if raw is None else tokens.decode(raw)
+            if exchange.accepted is None and not isinstance(found, Verdict):
+                exchange.accepted = found
 
     def begin_websocket(self, path: str, headers: Headers) -> Exchange | None:
         """The same of a WebSocket, which has no method. It waits for no TXID: a connection is no read."""
@@ -111,40 +121,57 @@ class Policy:
             exchange.headers = headers
         return exchange
 
-    def is_met(self, exchange: Exchange, position: Position | None) -> bool:
-        """Whether this is a read whose TXID is here: it runs on every node, whatever its role. Short for `decide`."""
-        token = exchange.token
-        return not exchange.writes and token is not None and position is not None and token <= position.txid
-
     def decide(self, exchange: Exchange, node: Node) -> Action:
         """What to do now. Call it again after each wait, with the node as it is then, until it is `RUN` or an answer."""
         if node.role is Role.PRIMARY:
-            return self._let_in(exchange, node)
-        if exchange.writes:
+            return self._on_primary(exchange, node)
+        if exchange.writes or exchange.token == PIN:
             return self._to_primary(exchange, node)
-        token, here = exchange.token, node.position.txid if node.position is not None else 0
-        if token is None or token <= here:
+        if exchange.token is None or node.has(exchange.token):
             return self._let_in(exchange, node)
-        if not exchange.waited and node.room and (self._max_ahead is None or token <= here + self._max_ahead):
+        if self._may_wait(exchange, node):
             exchange.touched = True
-            return Wait(token, self.options.timeout)
-        if self.options.on_timeout == "stale":
+            return Wait(exchange.token, self.options.timeout)
+        return self._in_vain(exchange, node)
+
+    def _on_primary(self, exchange: Exchange, node: Node) -> Action:
+        token = exchange.token
+        if token is None or token == PIN:
+            return self._let_in(exchange, node)
+        where = node.where(token)
+        if where in (Where.AHEAD, Where.ELSEWHERE):
+            exchange.touched = True
+            if isinstance(token, Position):
+                if self._may_wait(exchange, node):  # a node that was frozen says for a moment that it still is the primary
+                    return Wait(token, self.options.timeout)
+                exchange.lost = token.txid
+        return self._let_in(exchange, node)
+
+    def _may_wait(self, exchange: Exchange, node: Node) -> bool:
+        if exchange.waited or not node.room or exchange.token is None:
+            return False
+        here = node.position.txid if node.position is not None else 0
+        return self._max_ahead is None or txid_of(exchange.token) <= here + self._max_ahead
+
+    def _in_vain(self, exchange: Exchange, node: Node) -> Action:
+        """A read whose token is not met, and that waits no more."""
+        on_timeout, elsewhere = self.options.on_timeout, node.where(exchange.token or 0) is Where.ELSEWHERE
+        if on_timeout == "stale" and not elsewhere:
             exchange.stale = exchange.touched = True
             return self._let_in(exchange, node)
-        if self.options.on_timeout == "error":
+        if on_timeout == "error":
             return Refuse(
                 "This replica does not have what you have written yet. Try again shortly.",
-                f"at transaction {here}, the client has seen {token}",
+                f"at {node.position}{', of another history' if elsewhere else ''}; the client has seen {exchange.token}",
             )
         return self._to_primary(exchange, node)
 
     def _let_in(self, exchange: Exchange, node: Node) -> Action:
         exchange.role = node.role
         if node.role is Role.PRIMARY:
-            here = node.position.txid if node.position is not None else 0
-            if exchange.writes or (exchange.token or 0) > here:
-                exchange.touched = True
             exchange.before = node.position
+            if exchange.writes or exchange.token == PIN:
+                exchange.touched = True
         return RUN
 
     def _to_primary(self, exchange: Exchange, node: Node) -> Action:
@@ -200,11 +227,7 @@ class Policy:
     def wants_position(self, exchange: Exchange, node: Node) -> bool:
         """Whether `headers` needs the position as it is in the file now. Only asked where `Exchange.touched` or ``written``
         says that there may be headers."""
-        if exchange.written or self.options.monotonic:
-            return True
-        if exchange.role is not Role.PRIMARY:
-            return False
-        return exchange.writes or (exchange.token or 0) > (node.position.txid if node.position is not None else 0)
+        return self._carrying.wants_position(exchange, node)
 
     def headers(
         self, exchange: Exchange, node: Node, position: Position | None, sent: Iterable[tuple[bytes, bytes]]
@@ -213,49 +236,4 @@ class Policy:
 
         ``position`` is as read since the response began to start; None where it was not wanted, or could not be read.
         """
-        token = exchange.token
-        primary = node.role is Role.PRIMARY and exchange.role is Role.PRIMARY
-        lost = token is not None and primary and position is not None and token > position.txid
-        carry = position.txid if position is not None and self._carries(exchange, position) else 0
-        if token is not None and not lost and (carry or self.options.monotonic):
-            carry = max(carry, token)
-
-        added: list[tuple[bytes, bytes]] = []
-        if exchange.stale:
-            added.append(STALE_HEADER)
-        if self._header and (carry or (lost and exchange.header_txid is not None)):
-            shown = carry if carry or position is None else position.txid
-            added.append((self._header, self._tokens.encode(shown).encode()))
-        cookie = None
-        if self._cookie is not None and carry:
-            cookie = self._cookie.set(self._tokens.encode(carry))
-        elif self._cookie is not None and (exchange.garbage or (lost and exchange.cookie_txid is not None)):
-            cookie = self._cookie.delete()
-        if cookie is not None:
-            added.append((b"set-cookie", cookie))
-        # Without the token, the same request might have had another body.
-        depends = exchange.waited or exchange.stale or (cookie is not None and exchange.method in SAFE_METHODS)
-        vary = {b"cookie"} if depends and self._cookie is not None else set()
-        if depends and exchange.header_txid is not None:
-            vary.add(self._header)
-        return added + _said_to_caches(sent, private=cookie is not None, vary=vary)
-
-    def _carries(self, exchange: Exchange, position: Position) -> bool:
-        if exchange.written or self.options.monotonic:
-            return True
-        return exchange.writes and exchange.role is Role.PRIMARY and position != exchange.before
-
-
-def _said_to_caches(sent: Iterable[tuple[bytes, bytes]], *, private: bool, vary: set[bytes]) -> list[tuple[bytes, bytes]]:
-    """``cache-control: private``, unless the application has said anything; ``vary``, unless it has said so already."""
-    if not private and not vary:
-        return []
-    for name, value in sent:
-        field = name.lower()
-        if field == b"cache-control":
-            private = False
-        elif field == b"vary":
-            said = {each.strip().lower() for each in value.split(b",")}
-            vary = set() if b"*" in said else vary - said
-    added = [(b"cache-control", b"private")] if private else []
-    return [*added, (b"vary", b", ".join(sorted(vary)))] if vary else added
+        return self._carrying.headers(exchange, node, position, sent)

@@ -1,14 +1,18 @@
-"""A token: the TXID that a client has seen, as it travels in a cookie and in a header. Bytes in, a value out.
+"""A token: what a client has seen, as it travels in a cookie and in a header. Bytes in, a value out.
 
-=========================  =====================================  =====================================================
-format                     text                                   from
-=========================  =====================================  =====================================================
-``decimal``                ``42``                                 litefs-js's cookie ``txnum``
-``hex``                    ``000000000000002a``                   the cookie ``__txid`` of LiteFS's proxy
-either one, signed         ``42.SIGNATURE``                       22 characters: 128 bits of HMAC-SHA256, base64url
-=========================  =====================================  =====================================================
+=========================  ======================================  ====================================================
+format                     text                                    from
+=========================  ======================================  ====================================================
+``position``               ``000000000000002a/8f1c0d2e3b4a5968``   the text of LiteFS's ``-pos``: names a history, too
+position, not yet known    ``pin``                                 ours: has written, and its position is not known yet
+``decimal``                ``42``                                  litefs-js's cookie ``txnum``
+``hex``                    ``000000000000002a``                    the cookie ``__txid`` of LiteFS's proxy
+any one, signed            ``42.SIGNATURE``                        22 characters: 128 bits of HMAC-SHA256, base64url
+=========================  ======================================  ====================================================
 
-What comes from a client can be anything. Each byte string is one of three things: a TXID, *garbage* (never a token of this
+Where a position is expected, a TXID alone is understood, too: sixteen digits are hexadecimal, fewer are decimal.
+
+What comes from a client can be anything. Each byte string is one of three things: a token, *garbage* (never a token of this
 format), or *forged* (a token of this format that none of our secrets has signed).
 """
 
@@ -21,16 +25,32 @@ from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from typing import Literal
 
-from litefs_watch.position import TXID_MAX
+from litefs_watch.position import TXID_MAX, Position
 
-Format = Literal["decimal", "hex"]
+Format = Literal["position", "decimal", "hex"]
+Token = int | Position
+"""A TXID, or a whole position."""
+
+PIN: Token = TXID_MAX
+"""A token that only the primary meets. No database has so many transactions: who does not know of pins (litefs-js) waits for
+it in vain, and sends its request to the primary."""
 
 COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """What may be a cookie's name: an RFC 6265 token."""
 
 _SIGNATURE_BYTES = 16
-_TEXT = {"decimal": rb"([0-9]{1,20})", "hex": rb"([0-9a-fA-F]{16})"}  # both ASCII only, in bytes patterns
+_TEXT = {  # all ASCII only, in bytes patterns
+    "position": rb"([0-9a-fA-F]{16}/[0-9a-fA-F]{16}|[0-9a-fA-F]{16}|[0-9]{1,20}|pin)",
+    "decimal": rb"([0-9]{1,20})",
+    "hex": rb"([0-9a-fA-F]{16})",
+}
 _SIGNATURE = rb"(?:\.([A-Za-z0-9_-]{22}))?"
+_WIDTH = 16  # of a TXID in LiteFS's text
+
+
+def txid_of(token: Token) -> int:
+    """Its TXID."""
+    return token.txid if isinstance(token, Position) else token
 
 
 class Verdict(enum.Enum):
@@ -41,32 +61,55 @@ class Verdict(enum.Enum):
 
 
 class Tokens:
-    """Reads and writes the tokens of one cookie. With ``secrets`` the first signs, and each of them is believed."""
+    """Reads and writes the tokens of one cookie and one database. With ``secrets`` the first signs, and each is believed."""
 
-    def __init__(self, name: str, form: Format, secrets: Sequence[bytes] = ()) -> None:
-        self._base, self._print = (16, "{:016x}") if form == "hex" else (10, "{:d}")
+    def __init__(self, name: str, form: Format, secrets: Sequence[bytes] = (), database: str = "") -> None:
+        self._form = form
         self._secrets = tuple(secrets)
         self._plain = form == "decimal" and not secrets
         self._shape = re.compile(_TEXT[form] + (_SIGNATURE if secrets else b""))
-        self._purpose = b"litefs_watch\0" + name.encode() + b"\0"
+        self._purpose = b"litefs_watch\0%b\0%b\0" % (name.encode(), database.encode("utf-8", "surrogateescape"))
 
-    def encode(self, txid: int) -> str:
-        """The token of a TXID from 0 to 2^64-1, in ASCII."""
-        text = self._print.format(txid)
+    @property
+    def can_pin(self) -> bool:
+        """Whether a pin may be sent: LiteFS's proxy would answer 504 to it on every replica, until it expires."""
+        return self._form != "hex"
+
+    def encode(self, token: Token) -> str:
+        """The text of a token, in ASCII. Where it is no position, a position's TXID alone."""
+        text = self._text(token)
         return f"{text}.{self._sign(self._secrets[0], text.encode()).decode()}" if self._secrets else text
 
-    def decode(self, raw: bytes) -> int | Verdict:
-        """The TXID of a token, or why there is none. Never raises."""
+    def _text(self, token: Token) -> str:
+        if self._form != "position":
+            return f"{txid_of(token):016x}" if self._form == "hex" else str(txid_of(token))
+        if token == PIN:
+            return "pin"
+        return str(token) if isinstance(token, Position) else f"{token:016x}"
+
+    def decode(self, raw: bytes) -> Token | Verdict:
+        """The token, or why there is none. Never raises."""
         if self._plain and raw.isdigit() and len(raw) < 20:  # the common case, in a third of the time
             return int(raw)
         match = self._shape.fullmatch(raw)
-        if match is None or (txid := int(match[1], self._base)) > TXID_MAX:
+        if match is None:
+            return Verdict.GARBAGE
+        token = self._read(match[1])
+        if txid_of(token) > TXID_MAX:
             return Verdict.GARBAGE
         if self._secrets:
             signature = match[2] or b""
             if not any(hmac.compare_digest(self._sign(secret, match[1]), signature) for secret in self._secrets):
                 return Verdict.FORGED
-        return txid
+        return token
+
+    def _read(self, text: bytes) -> Token:
+        if text == b"pin":
+            return PIN
+        if len(text) > 2 * _WIDTH:
+            return Position(int(text[:_WIDTH], 16), int(text[_WIDTH + 1 :], 16))
+        is_hex = self._form == "hex" or (self._form == "position" and len(text) == _WIDTH)
+        return int(text, 16 if is_hex else 10)
 
     def _sign(self, secret: bytes, text: bytes) -> bytes:
         digest = hmac.digest(secret, self._purpose + text, "sha256")

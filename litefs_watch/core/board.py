@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any
 
 from litefs_watch.changes import Change, PrimaryChange, Role
+from litefs_watch.core.history import View
 from litefs_watch.core.readings import DirectoryRead, PositionsRead, Reading
 from litefs_watch.core.state import NodeState
 from litefs_watch.core.subscriptions import ChangeQueue, ChangeT, Subscriptions
@@ -39,6 +40,8 @@ class Board:
         self.closed = False
         self.wakes = 0
         """Waiters that were woken because what they waited for was there."""
+        self.lost = 0
+        """Requests whose client had a token of a transaction that is lost."""
         self.timeouts = 0
         """Waits that ended late."""
         self._tx_waiters = TxWaiters()
@@ -145,6 +148,11 @@ class Board:
         self._leaving.clear()
         self.closed = True
         self.state.forget()
+
+    def view(self, database: str) -> View:
+        """What is known, as of one moment."""
+        with self._locked():
+            return self.state.view(database)
 
     @property
     def awaited(self) -> frozenset[str]:

@@ -13,29 +13,16 @@ A position costs 8 bytes: its TXID is its place. See `LIMIT` and `TOTAL`.
 
 from __future__ import annotations
 
-import enum
 from array import array
 from typing import NamedTuple
 
-from litefs_watch.position import TXID_MAX, Position
+from litefs_watch.changes import Standing
+from litefs_watch.position import TXID_MAX, Position, Where
 
 LIMIT = 65_536
 """Positions that are kept of one database: half a MiB. Five minutes, as long as a cookie lives, of 218 commits a second."""
 TOTAL = 2_000_000
 """Positions that are kept of all databases together: 16 MB."""
-
-
-class Where(enum.Enum):
-    """What a node can say of a position."""
-
-    HERE = "here"
-    """That very position is in its history."""
-    AHEAD = "ahead"
-    """Its TXID is not reached."""
-    ELSEWHERE = "elsewhere"
-    """Its TXID is here with another checksum: one of the two histories is gone."""
-    UNTOLD = "untold"
-    """It is from before what is known."""
 
 
 class Lineage(NamedTuple):
@@ -66,9 +53,29 @@ class Lineage(NamedTuple):
             return Where.AHEAD
         return Where.HERE if self.checksums[index] == position.checksum else Where.ELSEWHERE
 
-    def where_txid(self, txid: int) -> Where:
-        """Of a TXID alone nothing more can be said: a database has all that came before."""
-        return Where.HERE if txid < self.first + len(self.checksums) else Where.AHEAD
+
+class View(NamedTuple):
+    """What is known of one database and of this node, as of one moment."""
+
+    standing: Standing
+    vouched: bool
+    """Whether what is here is the cluster's: on the primary, and on a replica that follows it."""
+    position: Position | None
+    """As last known."""
+    lineage: Lineage | None
+    """The positions that are here; None while nothing confirms what was known (the state's rule 9)."""
+    everything: bool = False
+    """Standalone: whatever is asked for is here."""
+
+    def where(self, wanted: int | Position) -> Where | None:
+        """Where a position is; None while nothing confirms what was known. A TXID alone is here where it is reached."""
+        if self.everything:
+            return Where.HERE
+        if self.lineage is None:
+            return Where.AHEAD if self.position is None else None
+        if isinstance(wanted, Position):
+            return self.lineage.where(wanted)
+        return Where.HERE if wanted <= self.lineage.last.txid else Where.AHEAD
 
 
 class History:

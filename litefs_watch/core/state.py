@@ -32,8 +32,9 @@
 from __future__ import annotations
 
 from litefs_watch.changes import NOBODY, Change, PrimaryChange, Role, Standing, TxChange
+from litefs_watch.core.following import NEVER as _NEVER
 from litefs_watch.core.following import Following
-from litefs_watch.core.history import Histories, Lineage, Where
+from litefs_watch.core.history import Histories, Lineage, View
 from litefs_watch.core.readings import (
     DirectoryRead,
     Mount,
@@ -52,7 +53,6 @@ DATABASE_LIMIT = 10_000
 
 _PRIMARY = Standing(Role.PRIMARY)
 _UNNAMED = Standing(Role.REPLICA)
-_NEVER = float("-inf")
 
 
 class NodeState:
@@ -119,12 +119,8 @@ class NodeState:
             return False
         return role is Role.PRIMARY or (role is Role.REPLICA and self._following.begun)
 
-    def where(self, database: str, position: Position) -> Where | None:
-        """Where a position is; None while nothing confirms what was known of its database (rule 9)."""
-        lineage = self.here.get(database)
-        if lineage is not None:
-            return lineage.where(position)
-        return None if database in self.positions else Where.AHEAD
+    def view(self, database: str) -> View:
+        return View(self.standing, self.vouched, self.positions.get(database), self.here.get(database))
 
     def has(self, database: str, wanted: int | Position) -> Position | None:
         """What meets a wait, if it is met. May be asked from any thread."""

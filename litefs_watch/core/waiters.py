@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from litefs_watch.changes import Role, Standing
-from litefs_watch.core.history import Where
-from litefs_watch.position import Position
+from litefs_watch.position import Position, Where
 
 if TYPE_CHECKING:
     from litefs_watch.core.state import NodeState
@@ -71,7 +70,7 @@ class TxWaiter(Waiter[Position]):
             return state.has(self.database, self.txid)
         result = state.has(self.database, self.position)
         if result is None and state.role is Role.PRIMARY:
-            self.lost = state.where(self.database, self.position) is Where.ELSEWHERE
+            self.lost = state.view(self.database).where(self.position) is Where.ELSEWHERE
         return result
 
     def late(self, state: NodeState) -> str:
@@ -80,7 +79,7 @@ class TxWaiter(Waiter[Position]):
             seen = "it has not been seen"
         elif here.txid < self.txid:
             seen = f"it is at {here.txid}"
-        elif self.position is not None and state.where(self.database, self.position) is Where.ELSEWHERE:
+        elif self.position is not None and state.view(self.database).where(self.position) is Where.ELSEWHERE:
             seen = f"it is at {here.txid} of another history"
         else:
             seen = f"it was last seen at {here.txid}, and nothing confirms that it still is in its cluster's history"
@@ -182,10 +181,11 @@ class TxWaiters:
         """Wake those whose position the primary has not reached in a look that ``began`` after their wait did: it is lost,
         since no position is known before its transaction is there. Returns how many they were."""
         queue = self._queues.get(database) if self._wholes else None
+        view = state.view(database)
         lost = [
             waiter
             for waiter in queue or ()
-            if waiter.position is not None and waiter.since < began and state.where(database, waiter.position) is Where.AHEAD
+            if waiter.position is not None and waiter.since < began and view.where(waiter.position) is Where.AHEAD
         ]
         for waiter in lost:
             waiter.lost = True

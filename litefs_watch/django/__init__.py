@@ -11,7 +11,7 @@
 A view has the watcher from `get_watcher`; an async view waits with `get_awaitable_watcher`.
 """
 
-from litefs_watch.consistency import mark_failed, mark_written
+from litefs_watch.consistency import lost_transaction, mark_failed, mark_written
 from litefs_watch.django.conf import get_awaitable_watcher, get_watcher
 from litefs_watch.django.middleware import LiteFSMiddleware
 from litefs_watch.replay import FlyReplay, Redirect
@@ -22,6 +22,7 @@ __all__ = [
     "Redirect",
     "get_awaitable_watcher",
     "get_watcher",
+    "lost_transaction",
     "mark_failed",
     "mark_written",
 ]

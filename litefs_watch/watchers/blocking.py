@@ -10,7 +10,6 @@ import atexit
 import concurrent.futures.thread  # noqa: F401 - its hook at the interpreter's end must be registered before ours
 import logging
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -21,13 +20,16 @@ import anyio
 
 from litefs_watch.changes import PrimaryChange, Role, Standing, TxChange
 from litefs_watch.core.waiters import RoleWaiter, TxWaiter
-from litefs_watch.errors import ConfigError, WatcherClosed
+from litefs_watch.errors import WatcherClosed
 from litefs_watch.position import TXID_MAX, Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout
 from litefs_watch.status import Statistics, Status
+from litefs_watch.watchers.threads import Wake, check_threads
 from litefs_watch.watchers.watcher import (
+    DEMOTED,
     KNOWN_PRIMARY,
     NO_PRIMARY,
+    NOT_PRIMARY,
     check_callback,
     no_role,
     require_instance,
@@ -35,6 +37,7 @@ from litefs_watch.watchers.watcher import (
 )
 
 if TYPE_CHECKING:
+    from litefs_watch.core.history import View
     from litefs_watch.watchers.run import Callback, Run
     from litefs_watch.watchers.subscription import BlockingSubscription
 
@@ -43,21 +46,6 @@ logger = logging.getLogger("litefs_watch")
 _START_LIMIT = 10.0  # seconds; an event loop starts within less
 _STOP_LIMIT = 5.0  # seconds; a run ends within less, unless a callback of the application hangs
 _EXIT_LIMIT = 1.0  # seconds; the same at the interpreter's end, which nobody may hold up
-
-
-class _Wake:
-    """Wakes one thread, once. A `threading.Event` takes two locks for that, and a woken thread waits for one of them."""
-
-    def __init__(self) -> None:
-        self._asleep = threading.Lock()
-        self._asleep.acquire()
-
-    def set(self, result: object) -> None:
-        self._asleep.release()
-
-    def wait(self, timeout: float | None) -> None:
-        """Until it is `set`, or ``timeout`` seconds have passed."""
-        self._asleep.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
 
 class BlockingWatcher:
@@ -71,7 +59,7 @@ class BlockingWatcher:
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
-        _check_threads()
+        check_threads()
         self.settings = Settings.from_env() if settings is None else settings
         self._callbacks: list[Callback] = []
         self._starting = threading.Lock()
@@ -95,7 +83,7 @@ class BlockingWatcher:
         with self._starting:
             if self._run.running:
                 return
-            _check_threads()
+            check_threads()
             began, ready = threading.Event(), threading.Event()
             run = self._new_run(ready.set)
             thread = threading.Thread(target=_serve, args=(run, began), name="litefs_watch watcher", daemon=True)
@@ -206,6 +194,14 @@ class BlockingWatcher:
         """Return on the node of that name. Raises `WrongInstance`, a `NotPrimary` that carries ``hostname``, elsewhere."""
         require_instance(hostname, self.hostname)
 
+    def view(self, database: str | None = None) -> View:
+        """What is known of this node and of one database, as of one moment: for who decides about a request."""
+        return self._live().view(self.settings.database_or_default(database))
+
+    def count_lost(self) -> None:
+        """One more client has been told that what it had written is lost: for `statistics`."""
+        self._live().board.lost += 1
+
     def has_tx(self, txid: int | Position, database: str | None = None) -> bool:
         """Whether `wait_for_tx` would return at once. Raises `ValueError` and `ConfigError` as that does."""
         run = self._live()
@@ -243,12 +239,12 @@ class BlockingWatcher:
             known = self._met.get(self.settings.database if database is None else database)  # type: ignore[arg-type]
             if known is not None and known.txid >= txid:  # nothing is, once the run has ended
                 return known
-        woken = _Wake()
+        woken = Wake()
         waiter = TxWaiter(self.settings.database_or_default(database), check_wanted(txid), woken.set)
         position: Position = self._wait(waiter, woken, check_timeout(timeout))
         return position
 
-    def _wait(self, waiter: TxWaiter | RoleWaiter, woken: _Wake, timeout: float | None) -> Any:
+    def _wait(self, waiter: TxWaiter | RoleWaiter, woken: Wake, timeout: float | None) -> Any:
         run = self._live()
         if run.begin_wait(waiter, timeout):
             try:
@@ -268,8 +264,12 @@ class BlockingWatcher:
         """Wait until this node has that role. Raises `WaitTimeout` after ``timeout`` seconds, and `WatcherClosed`."""
         self._wait_for_role(frozenset((Role(role),)), timeout, no_role(Role(role)))
 
+    def wait_until_demoted(self, *, timeout: float | None = None) -> None:
+        """Wait until this node is not the primary, or may not be. Raises `WaitTimeout` and `WatcherClosed`."""
+        self._wait_for_role(NOT_PRIMARY, timeout, DEMOTED)
+
     def _wait_for_role(self, wanted: frozenset[Role], timeout: float | None, late: str) -> Standing:
-        woken = _Wake()
+        woken = Wake()
         standing: Standing = self._wait(RoleWaiter(wanted, late, woken.set), woken, check_timeout(timeout))
         return standing
 
@@ -303,19 +303,6 @@ class BlockingWatcher:
 
         self._live()
         return end
-
-
-def _check_threads() -> None:
-    """gevent's and eventlet's run by turns in a single one, which the watcher's event loop, and inotify, would not leave."""
-    for module, asks, what in (
-        ("gevent.monkey", "is_module_patched", "threading"),
-        ("eventlet.patcher", "is_monkey_patched", "thread"),
-    ):
-        if module in sys.modules and getattr(sys.modules[module], asks)(what):
-            raise ConfigError(
-                f"{module.partition('.')[0]} has replaced Python's threads, and the watcher needs a real one: with "
-                "gunicorn, use --worker-class gthread"
-            )
 
 
 def _serve(run: Run, began: threading.Event) -> None:

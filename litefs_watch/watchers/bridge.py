@@ -21,7 +21,7 @@ from litefs_watch.sources.thread import CallThread, call_soon
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.parking import Spot, cancellation_point, park, spot_in
 from litefs_watch.watchers.run import Run
-from litefs_watch.watchers.watcher import KNOWN_PRIMARY, NO_PRIMARY, no_role, spawn
+from litefs_watch.watchers.watcher import DEMOTED, KNOWN_PRIMARY, NO_PRIMARY, NOT_PRIMARY, no_role, spawn
 
 
 class AwaitableWatcher:
@@ -73,6 +73,10 @@ class AwaitableWatcher:
     async def wait_for_role(self, role: Role | str, *, timeout: float | None = None) -> None:
         """As `Watcher.wait_for_role`, with the same errors."""
         await self._wait_for_role(frozenset((Role(role),)), timeout, no_role(Role(role)))
+
+    async def wait_until_demoted(self, *, timeout: float | None = None) -> None:
+        """As `Watcher.wait_until_demoted`, with the same errors."""
+        await self._wait_for_role(NOT_PRIMARY, timeout, DEMOTED)
 
     async def _wait_for_role(self, wanted: frozenset[Role], timeout: float | None, late: str) -> Standing:
         await cancellation_point(None)

@@ -20,6 +20,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 
 from litefs_watch.changes import PrimaryChange
 from litefs_watch.core.board import Board
+from litefs_watch.core.history import View
 from litefs_watch.core.readings import NEVER_REPLICATED_MS, Reading, RoleEvent, TxEvent
 from litefs_watch.core.state import NodeState
 from litefs_watch.core.waiters import RoleWaiter, TxWaiter
@@ -212,6 +213,11 @@ class Run:
 
     # What is known.
 
+    def view(self, database: str) -> View:
+        """Of this node and one database, as of one moment. Standalone, every transaction is here."""
+        view = self.board.view(database)
+        return view if self.supervisor is not None else view._replace(everything=True)
+
     @property
     def status(self) -> Status:
         board, supervisor = self.board, self.supervisor
@@ -233,7 +239,15 @@ class Run:
         events, reconnects, rereads, restarts = self.supervisor.counts if self.supervisor else (0, 0, 0, 0)
         waiters, subscriptions = self.board.counts
         return Statistics(
-            waiters, subscriptions, events, reconnects, rereads, self.board.wakes, self.board.timeouts, restarts
+            waiters=waiters,
+            subscriptions=subscriptions,
+            events=events,
+            reconnects=reconnects,
+            rereads=rereads,
+            wakes=self.board.wakes,
+            timeouts=self.board.timeouts,
+            lost=self.board.lost,
+            restarts=restarts,
         )
 
 

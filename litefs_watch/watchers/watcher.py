@@ -22,12 +22,15 @@ from litefs_watch.watchers.parking import cancellation_point, park, spot_in
 if TYPE_CHECKING:
     import asyncio
 
+    from litefs_watch.core.history import View
     from litefs_watch.status import Statistics, Status
     from litefs_watch.watchers.run import Callback, Run
     from litefs_watch.watchers.subscription import Subscription
 
 KNOWN_PRIMARY = frozenset((Role.PRIMARY, Role.REPLICA))
 NO_PRIMARY = "no primary is known"
+NOT_PRIMARY = frozenset((Role.REPLICA, Role.UNKNOWN))
+DEMOTED = "this node is the primary still"
 
 
 def no_role(role: Role) -> str:
@@ -177,6 +180,14 @@ class Watcher:
             run.end("the watcher's event loop is gone")
         return run
 
+    def view(self, database: str | None = None) -> View:
+        """What is known of this node and of one database, as of one moment: for who decides about a request."""
+        return self._known_run().view(self.settings.database_or_default(database))
+
+    def count_lost(self) -> None:
+        """One more client has been told that what it had written is lost: for `statistics`."""
+        self._known_run().board.lost += 1
+
     def has_tx(self, txid: int | Position, database: str | None = None) -> bool:
         """Whether `wait_for_tx` would return at once. Raises `ValueError` and `ConfigError` as that does."""
         run = self._run
@@ -261,6 +272,10 @@ class Watcher:
     async def wait_for_role(self, role: Role | str, *, timeout: float | None = None) -> None:
         """Wait until this node has that role. A cancellation point, with the errors of `wait_for_primary`."""
         await self._wait_for_role(frozenset((Role(role),)), timeout, no_role(Role(role)))
+
+    async def wait_until_demoted(self, *, timeout: float | None = None) -> None:
+        """Wait until this node is not the primary, or may not be. A cancellation point, with the errors of the others."""
+        await self._wait_for_role(NOT_PRIMARY, timeout, DEMOTED)
 
     async def _wait_for_role(self, wanted: frozenset[Role], timeout: float | None, late: str) -> Standing:
         run = self._run

@@ -6,15 +6,17 @@ to take a request apart and how to answer.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 import anyio
 
 from litefs_watch.changes import Role
-from litefs_watch.consistency import Action, Exchange, Hold, Node, Options, Policy, Refuse, Wait
-from litefs_watch.errors import WaitTimeout, WatcherClosed
+from litefs_watch.consistency import Action, Exchange, Hold, Node, Options, Policy, Refuse, Token, Wait
+from litefs_watch.errors import TransactionLost, WaitTimeout, WatcherClosed
 from litefs_watch.position import Position
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.bridge import AwaitableWatcher
@@ -25,33 +27,64 @@ logger = logging.getLogger("litefs_watch")
 READ_TIMEOUT = 1.0
 """Seconds for the read of ``-pos`` when a response starts: a frozen LiteFS blocks it for as long as it is frozen."""
 
+LOST_EVERY = 10.0
+"""Seconds: lost transactions are not logged more often."""
+
 HeaderList = Iterable[tuple[bytes, bytes]]
 
 _NOW_PRIMARY = Refuse("This node has just become the primary. Try again.", "a write was refused, and then the role changed")
-_UNREADABLE = "a response carries no TXID: the position is unreadable: %s"
+_UNREADABLE = "a response carries no position: it is unreadable: %s"
+
+
+def _nowhere(token: Token) -> None:
+    """What a watcher that is stopped can say of a token."""
 
 
 class _Gate:
     """What both have in common. Raises `ConfigError` for an option that can't work."""
 
     def __init__(self, watcher: Watcher | BlockingWatcher, database: str | None, options: Options) -> None:
-        self.policy = Policy(options)
         self.hostname = watcher.hostname
         self.database = watcher.settings.database_or_default(database)
+        self.policy = Policy(options, self.database)
         self._known = watcher
         self._max_waiting = options.max_waiting
         self._waiting = 0
         self._counting = threading.Lock()
+        self._said_lost_at = float("-inf")
 
     def node(self) -> Node:
         """The node as it is now. Where the watcher was stopped nothing is known, and nobody may wait."""
         known = self._known
         room = self._waiting < self._max_waiting
         try:
-            standing = known.standing  # once: between two looks it may be another
-            return Node(standing.role, standing.primary, self.hostname, known.position(self.database), room)
+            view = known.view(self.database)
         except WatcherClosed:
-            return Node(Role.UNKNOWN, None, self.hostname, None, room=False)
+            return Node(Role.UNKNOWN, None, self.hostname, None, _nowhere, room=False)
+        return Node(*view.standing, self.hostname, view.position, view.where, view.vouched, room)
+
+    def is_met(self, exchange: Exchange) -> bool:
+        """Whether this is a read whose token is met: it runs on every node, whatever its role. Short for `enter`."""
+        if exchange.writes or exchange.token is None:
+            return False
+        try:
+            return self._known.has_tx(exchange.token, self.database)
+        except WatcherClosed:
+            return False
+
+    def _say_lost(self, exchange: Exchange) -> None:
+        if exchange.lost is None:
+            return
+        self._known.count_lost()
+        now = time.monotonic()
+        if now >= self._said_lost_at + LOST_EVERY:
+            self._said_lost_at = now
+            logger.warning(
+                "%s: transaction %d, which a client had written or seen, is lost: a fail-over has dropped it, or the "
+                "database was replaced; statistics().lost counts them",
+                self.database,
+                exchange.lost,
+            )
 
     def _begin_wait(self) -> None:
         with self._counting:
@@ -94,7 +127,9 @@ class BlockingGate(_Gate):
     def headers(self, exchange: Exchange, sent: HeaderList) -> list[tuple[bytes, bytes]]:
         """What is added to the headers that the application has ``sent``, when the response starts."""
         position = self._read_position() if self.policy.wants_position(exchange, self.node()) else None
-        return self.policy.headers(exchange, self.node(), position, sent)
+        added = self.policy.headers(exchange, self.node(), position, sent)
+        self._say_lost(exchange)
+        return added
 
     def _settle(self, exchange: Exchange, decide: Callable[[], Action]) -> Action:
         while isinstance(action := decide(), Wait | Hold):
@@ -108,15 +143,22 @@ class BlockingGate(_Gate):
     def _wait(self, action: Wait | Hold) -> None:
         try:
             if isinstance(action, Wait):
-                self._watcher.wait_for_tx(action.txid, database=self.database, timeout=action.timeout)
+                self._watcher.wait_for_tx(action.token, database=self.database, timeout=action.timeout)
             elif action.here:
                 self._watcher.wait_for_role(Role.PRIMARY, timeout=action.timeout)
             else:
                 self._watcher.wait_for_primary(timeout=action.timeout)
+        except TransactionLost:
+            self._wait_for_demotion(action.timeout)
         except WaitTimeout:
             pass  # what comes next depends on what is true now, not on how the wait ended
         except WatcherClosed as error:
             logger.warning("a request could not wait: %s", error)
+
+    def _wait_for_demotion(self, timeout: float) -> None:
+        """A node that was frozen says for a moment that it still is the primary."""
+        with contextlib.suppress(WaitTimeout, WatcherClosed):
+            self._watcher.wait_until_demoted(timeout=timeout)
 
     def _read_position(self) -> Position | None:
         try:
@@ -144,7 +186,9 @@ class AsyncGate(_Gate):
     async def headers(self, exchange: Exchange, sent: HeaderList) -> list[tuple[bytes, bytes]]:
         """As `BlockingGate.headers`. None are added where the position can't be read within `READ_TIMEOUT`."""
         position = await self._read_position() if self.policy.wants_position(exchange, self.node()) else None
-        return self.policy.headers(exchange, self.node(), position, sent)
+        added = self.policy.headers(exchange, self.node(), position, sent)
+        self._say_lost(exchange)
+        return added
 
     async def _settle(self, exchange: Exchange, decide: Callable[[], Action]) -> Action:
         while isinstance(action := decide(), Wait | Hold):
@@ -158,15 +202,21 @@ class AsyncGate(_Gate):
     async def _wait(self, action: Wait | Hold) -> None:
         try:
             if isinstance(action, Wait):
-                await self._watcher.wait_for_tx(action.txid, database=self.database, timeout=action.timeout)
+                await self._watcher.wait_for_tx(action.token, database=self.database, timeout=action.timeout)
             elif action.here:
                 await self._watcher.wait_for_role(Role.PRIMARY, timeout=action.timeout)
             else:
                 await self._watcher.wait_for_primary(timeout=action.timeout)
+        except TransactionLost:
+            await self._wait_for_demotion(action.timeout)
         except WaitTimeout:
             pass  # as above
         except WatcherClosed as error:
             logger.warning("a request could not wait: %s", error)
+
+    async def _wait_for_demotion(self, timeout: float) -> None:
+        with contextlib.suppress(WaitTimeout, WatcherClosed):
+            await self._watcher.wait_until_demoted(timeout=timeout)
 
     async def _read_position(self) -> Position | None:
         """The position in the file now. None where there is none, or it can't be read: a token from older knowledge would
@@ -177,5 +227,5 @@ class AsyncGate(_Gate):
             except (OSError, WatcherClosed) as error:
                 logger.warning(_UNREADABLE, error)
                 return None
-        logger.warning("a response carries no TXID: the position could not be read within %g s", READ_TIMEOUT)
+        logger.warning("a response carries no position: it could not be read within %g s", READ_TIMEOUT)
         return None

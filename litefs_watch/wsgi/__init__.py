@@ -8,8 +8,8 @@
 WSGI knows neither WebSockets nor a lifespan: the `BlockingWatcher` starts by itself, after the server has forked.
 """
 
-from litefs_watch.consistency import mark_failed, mark_written
+from litefs_watch.consistency import lost_transaction, mark_failed, mark_written
 from litefs_watch.replay import FlyReplay, Forward, Redirect
 from litefs_watch.wsgi.middleware import LiteFSMiddleware
 
-__all__ = ["FlyReplay", "Forward", "LiteFSMiddleware", "Redirect", "mark_failed", "mark_written"]
+__all__ = ["FlyReplay", "Forward", "LiteFSMiddleware", "Redirect", "lost_transaction", "mark_failed", "mark_written"]

@@ -8,9 +8,21 @@ from typing import Any, cast
 
 import anyio
 
-from litefs_watch import NoPrimary, NotPrimary, Position, Role, Settings, WaitTimeout, Watcher, WrongInstance
+from litefs_watch import (
+    NoPrimary,
+    NotPrimary,
+    Position,
+    Role,
+    Settings,
+    TransactionLost,
+    WaitTimeout,
+    Watcher,
+    WrongInstance,
+)
 from litefs_watch.asgi.types import App, Message, Receive, Scope, Send
 from litefs_watch.changes import Standing
+from litefs_watch.core.history import Lineage, View
+from litefs_watch.position import Where
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -29,6 +41,9 @@ class FakeWatcher:
         """What reading the file gives; None: what is known."""
         self.waits: list[tuple[Any, ...]] = []
         self.reads = 0
+        self.lost = 0
+        self.follows = True
+        """Whether a replica follows its primary."""
         self.during: Callable[[], object] = lambda: None
 
     @property
@@ -38,16 +53,39 @@ class FakeWatcher:
     def position(self, database: str | None = None) -> Position | None:
         return self.known
 
+    def view(self, database: str | None = None) -> View:
+        lineage = None if self.known is None else Lineage.of(self.known)
+        return View(self.standing, self.role is not Role.UNKNOWN and self.follows, self.known, lineage)
+
+    def has_tx(self, txid: int | Position, database: str | None = None) -> bool:
+        view = self.view()
+        where = view.where(txid)
+        return (where is Where.HERE and (view.vouched or isinstance(txid, Position))) or (
+            where is Where.UNTOLD and view.vouched
+        )
+
+    def count_lost(self) -> None:
+        self.lost += 1
+
+    async def wait_until_demoted(self, *, timeout: float | None = None) -> None:
+        self.waits.append(("demoted", timeout))
+        if self.role is Role.PRIMARY:
+            raise WaitTimeout("in vain")
+
     async def read_position(self, database: str | None = None) -> Position | None:
         self.reads += 1
         if isinstance(self.file, Exception):
             raise self.file
         return self.file or self.known
 
-    async def wait_for_tx(self, txid: int, *, database: str | None = None, timeout: float | None = None) -> Position:
+    async def wait_for_tx(
+        self, txid: int | Position, *, database: str | None = None, timeout: float | None = None
+    ) -> Position:
         self.waits.append(("tx", txid, timeout))
         self.during()
-        if self.known is None or self.known.txid < txid:
+        if self.known is None or not self.has_tx(txid):
+            if isinstance(txid, Position) and self.role is Role.PRIMARY:
+                raise TransactionLost("gone")
             raise WaitTimeout("in vain")
         return self.known
 

@@ -18,6 +18,7 @@ DELETED = "txnum=; Max-Age=0; Path=/; HttpOnly; SameSite=Lax; Secure"
 
 
 async def ask(watcher: FakeWatcher, *arguments: Any, handler: Any = None, **options: Any) -> Reply:
+    options = {"cookie": "txnum"} | options
     return await call(LiteFSMiddleware(handler or Handler(), watcher.watcher, **options), *arguments)
 
 

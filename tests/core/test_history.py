@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from litefs_watch import Position
 from litefs_watch.core import history as history_module
-from litefs_watch.core.history import LIMIT, Histories, History, Where
+from litefs_watch.core.history import LIMIT, Histories, History
+from litefs_watch.position import Where
 
 
 def at(txid: int, checksum: int = 7) -> Position:
@@ -18,7 +19,7 @@ def at(txid: int, checksum: int = 7) -> Position:
 
 
 def test_what_was_seen_one_after_the_other_is_here() -> None:
-    """Each position of an unbroken run; its TXID with another checksum is elsewhere, the next ahead, what came before untold."""
+    """Each position of an unbroken run; its TXID with another checksum elsewhere, the next ahead, what came before untold."""
     history = History(at(5))
     for txid in range(6, 10):
         history.move(at(txid, txid), LIMIT)

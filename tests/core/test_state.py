@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from litefs_watch import Position, PrimaryChange, Role, TxChange
-from litefs_watch.core import history as history_module
 from litefs_watch.core import state as state_module
 from litefs_watch.core.readings import (
     DirectoryRead,
@@ -22,6 +21,7 @@ from litefs_watch.core.readings import (
     TxEvent,
 )
 from litefs_watch.core.state import NodeState
+from litefs_watch.position import Where
 
 SETTLE = 0.025
 DB = "app.db"
@@ -540,7 +540,7 @@ def test_a_snapshot_with_the_next_txid_makes_no_history(node: Driver) -> None:
     node(primary(1.0, first=True), read(1.0, lag=0, positions={DB: at(5, 1)}))
     node(replica(2.0, "b"), read(2.0, primary="b", lag=NEVER, positions={DB: at(5, 1)}))
     node(TxEvent(2.1, DB, at(6, 2)), read(2.2, primary="b", lag=1, positions={DB: at(6, 2)}))
-    assert node.state.here[DB].where(at(5, 1)) is history_module.Where.UNTOLD
+    assert node.state.here[DB].where(at(5, 1)) is Where.UNTOLD
 
 
 def test_a_transaction_of_the_new_primary_itself_goes_on_in_its_history(node: Driver) -> None:
@@ -548,7 +548,7 @@ def test_a_transaction_of_the_new_primary_itself_goes_on_in_its_history(node: Dr
     follow(node, lag=100)
     node(primary(2.0), read(2.1, lag=0, positions={DB: at(5)}), TxEvent(2.2, DB, at(6)))
     node(read(2.3, lag=0, positions={DB: at(6)}))
-    assert node.state.here[DB].where(at(5)) is history_module.Where.HERE
+    assert node.state.here[DB].where(at(5)) is Where.HERE
 
 
 @pytest.mark.parametrize(("back", "dropped"), [(at(3), 2), (at(5, 1), 1)])

@@ -1,0 +1,144 @@
+"""What a response carries: the token, what is lost, what caches are told. Pure, as the policy is.
+
+The rules.
+
+1. **After a write the response carries a token**: if the position moved during a request that writes by its method or path,
+   or if the handler said that it has written. It is the position read when the response starts: what the handler committed
+   is in it. Where that can't be read, the newer position that the watcher has heard of since.
+2. **A write whose position is not known yet is pinned**: it has not moved (the commit may follow the response), or it is
+   unreadable. Only the primary meets a pin, and replaces it at the client's next request there.
+3. **A token never goes back**, unless what it names is lost.
+4. **What is lost is said**, by the primary alone, which has the one history that counts: the client's transaction is ahead
+   of the file, or elsewhere. ``litefs-lost`` names it, and the token is replaced by where the primary is.
+5. **A cookie is deleted where it is no token**: it can never be met.
+6. **What depends on a token says so to caches**, and what carries one is for its client alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from litefs_watch.changes import Role
+from litefs_watch.consistency.exchange import Exchange, Node
+from litefs_watch.consistency.options import Options
+from litefs_watch.consistency.tokens import PIN, Token, txid_of
+from litefs_watch.position import Position, Where
+
+# RFC 9110's and the QUERY method's. litefs-js calls POST, PUT, PATCH, DELETE writes; others (MKCOL, PURGE) are no reads.
+SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "QUERY"))
+STALE_HEADER = (b"litefs-stale", b"true")
+LOST_HEADER = b"litefs-lost"
+
+HeaderList = list[tuple[bytes, bytes]]
+
+
+class Carrying:
+    """What the responses of one middleware carry. It keeps nothing of a request: that is in the `Exchange`."""
+
+    def __init__(self, options: Options, database: str) -> None:
+        self._monotonic = options.monotonic
+        self._tokens = options.tokens(database)
+        self._header_tokens = options.header_tokens(database)
+        self._cookie = options.cookies
+        self._accepted = [options.accepted(name)[0] for name in options.accept]
+        self._header = options.header.lower().encode() if options.header else b""
+
+    def wants_position(self, exchange: Exchange, node: Node) -> bool:
+        """Whether `headers` needs the position as it is in the file now."""
+        if exchange.written or self._monotonic:
+            return True
+        if exchange.role is not Role.PRIMARY:
+            return False
+        return exchange.writes or self._is_doubtful(exchange, node)
+
+    def headers(
+        self, exchange: Exchange, node: Node, position: Position | None, sent: Iterable[tuple[bytes, bytes]]
+    ) -> HeaderList:
+        """As `Policy.headers`."""
+        if self._is_lost(exchange, node, position):
+            exchange.lost = txid_of(exchange.token or 0)
+            token: Token | None = position
+        else:
+            exchange.lost = None
+            token = self._newest(exchange, self._seen(exchange, node, position))
+        added = [STALE_HEADER] if exchange.stale else []
+        if exchange.lost is not None:
+            added.append((LOST_HEADER, b"%016x" % exchange.lost))
+        in_header, cookies = self._said(exchange, token)
+        return added + in_header + cookies + _said_to_caches(sent, self._depends(exchange, cookies), private=bool(cookies))
+
+    def _is_doubtful(self, exchange: Exchange, node: Node) -> bool:
+        """Whether the primary may have lost what the client has seen; a pin it replaces."""
+        token = exchange.token
+        return token is not None and (token == PIN or node.where(token) not in (Where.HERE, Where.UNTOLD))
+
+    def _is_lost(self, exchange: Exchange, node: Node, position: Position | None) -> bool:
+        """Rule 4, judged by the file where that is newer than what the watcher knows."""
+        token, primary = exchange.token, node.role is Role.PRIMARY and exchange.role is Role.PRIMARY
+        if token is None or token == PIN or position is None or not primary:
+            return False
+        if txid_of(token) >= position.txid:
+            return txid_of(token) > position.txid or (isinstance(token, Position) and token != position)
+        return node.where(token) is Where.ELSEWHERE
+
+    def _seen(self, exchange: Exchange, node: Node, position: Position | None) -> Token | None:
+        """Rules 1 and 2: the token of what this response has written or shown; None where it needs none."""
+        writes = exchange.writes and exchange.role is Role.PRIMARY
+        if exchange.written or self._monotonic or (writes and position is not None and position != exchange.before):
+            if position is not None:
+                return position
+        elif not writes:
+            replaces = exchange.token == PIN and exchange.role is Role.PRIMARY
+            return position if replaces and node.role is Role.PRIMARY else None
+        if not (writes or exchange.written):
+            return None
+        heard = node.position
+        if position is None and writes and heard is not None and exchange.before is not None and heard > exchange.before:
+            return heard
+        return PIN if self._tokens.can_pin else None
+
+    @staticmethod
+    def _newest(exchange: Exchange, seen: Token | None) -> Token | None:
+        """Rule 3."""
+        token = exchange.token
+        if seen is None or seen == PIN or token is None or token == PIN or txid_of(token) <= txid_of(seen):
+            return seen
+        return token
+
+    def _said(self, exchange: Exchange, token: Token | None) -> tuple[HeaderList, HeaderList]:
+        """The token in our header, and the cookies to set: ours in each carrier; where it is lost, in the client's own."""
+        in_header: HeaderList = []
+        if self._header and token is not None and (exchange.lost is None or exchange.header_token is not None):
+            in_header.append((self._header, self._header_tokens.encode(token).encode()))
+        cookies: HeaderList = []
+        if self._cookie is not None:
+            browser = exchange.lost is None or exchange.cookie_token is not None or exchange.accepted is not None
+            if token is not None and browser:
+                cookies.append((b"set-cookie", self._cookie.set(self._tokens.encode(token))))
+            elif exchange.garbage:
+                cookies.append((b"set-cookie", self._cookie.delete()))
+        if exchange.lost is not None and exchange.accepted is not None:
+            cookies += [(b"set-cookie", cookie.delete()) for cookie in self._accepted]
+        return in_header, cookies
+
+    def _depends(self, exchange: Exchange, cookies: HeaderList) -> set[bytes]:
+        """Rule 6: what the response varies by. Without the token, the same request might have had another body."""
+        if not (exchange.waited or exchange.stale or (cookies and exchange.method in SAFE_METHODS)):
+            return set()
+        vary = {b"cookie"} if self._cookie is not None else set()
+        return vary | {self._header} if exchange.header_token is not None else vary
+
+
+def _said_to_caches(sent: Iterable[tuple[bytes, bytes]], vary: set[bytes], *, private: bool) -> HeaderList:
+    """``cache-control: private``, unless the application has said anything; ``vary``, unless it has said so already."""
+    if not private and not vary:
+        return []
+    for name, value in sent:
+        field = name.lower()
+        if field == b"cache-control":
+            private = False
+        elif field == b"vary":
+            said = {each.strip().lower() for each in value.split(b",")}
+            vary = set() if b"*" in said else vary - said
+    added = [(b"cache-control", b"private")] if private else []
+    return [*added, (b"vary", b", ".join(sorted(vary)))] if vary else added
