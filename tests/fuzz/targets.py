@@ -10,10 +10,12 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from string import hexdigits
-from typing import TypeVar
+from typing import Any, TypeVar, get_args
 
+from litefs_watch.consistency import Cookie, Tokens, Verdict
+from litefs_watch.consistency.tokens import Format
 from litefs_watch.errors import WireError
-from litefs_watch.position import Position
+from litefs_watch.position import TXID_MAX, Position
 from litefs_watch.sources import wire
 from tests.sources.event_streams import HEAD, INIT, LAST, chunk, cut, read, read_carefully
 
@@ -138,4 +140,63 @@ def stream(raw: bytes) -> None:
         assert seen == whole == list(read_carefully(answer))
 
 
-TARGETS: dict[str, Target] = {each.__name__: each for each in (position, primary, lag, event, info, stream)}
+def cookie(raw: bytes) -> None:
+    """A ``cookie`` header: the first of our name between two semicolons, and whatever we set is found again."""
+    for name in ("txnum", "__txid", "a", "$"):
+        ours = Cookie(name, "; Path=/", 300)
+        found = ours.find(raw)
+        cookies = (each.partition(b"=") for each in raw.split(b";"))
+        assert found == next((value.strip(b" \t") for key, is_, value in cookies if is_ and _is_name(name, key)), None)
+        assert found is None or ours.find(ours.set("1").split(b";")[0] + b"; " + raw) == b"1"
+
+
+def _is_name(name: str, seen: bytes) -> bool:
+    return seen.strip(b" \t") == name.encode()
+
+
+_SECRETS = [b"new", b"old"]
+
+
+def token(raw: bytes) -> None:
+    """A token: a number of its format, or garbage; and with secrets, what one of them has signed, to the last bit."""
+    for form in get_args(Format):
+        plain, signed = Tokens("txnum", form), Tokens("txnum", form, _SECRETS)
+        expected = _expected_token(form, raw)
+        seen = plain.decode(raw)
+        assert seen == expected, (form, seen)
+        if not isinstance(seen, Verdict):
+            assert plain.decode(plain.encode(seen).encode()) == seen
+            assert signed.decode(raw) is Verdict.FORGED
+            _only_ours_is_believed(form, signed, seen)
+        believed = signed.decode(raw)
+        if not isinstance(believed, Verdict):
+            assert raw in {Tokens("txnum", form, [secret]).encode(believed).encode() for secret in _SECRETS}
+
+
+def _only_ours_is_believed(form: Format, signed: Tokens, seen: Any) -> None:
+    for secret in _SECRETS:
+        assert signed.decode(Tokens("txnum", form, [secret]).encode(seen).encode()) == seen
+    for other in (Tokens("txnum", form, [b"other"]), Tokens("other", form, _SECRETS)):
+        assert signed.decode(other.encode(seen).encode()) is Verdict.FORGED
+
+
+def _expected_token(form: str, raw: bytes) -> int | Position | Verdict:
+    if form == "position":
+        txid, slash, checksum = raw.partition(b"/")
+        if slash:
+            both = _is_txid(txid) and _is_txid(checksum)
+            return Position(_number(txid), _number(checksum)) if both else Verdict.GARBAGE
+        if raw == b"pin":
+            return TXID_MAX
+    if form != "decimal" and _is_txid(raw):
+        return _number(raw)
+    if form != "hex" and 1 <= len(raw) <= 20 and _is_of(_DIGITS, raw) and int(raw) <= TXID_MAX:
+        return int(raw)
+    return Verdict.GARBAGE
+
+
+def _is_txid(raw: bytes) -> bool:
+    return len(raw) == 16 and _is_of(_HEX, raw)
+
+
+TARGETS: dict[str, Target] = {each.__name__: each for each in (position, primary, lag, event, info, stream, cookie, token)}

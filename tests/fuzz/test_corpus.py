@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
 from collections.abc import Callable
+from http.cookies import SimpleCookie
 
 import pytest
 
 from litefs_watch import Position
+from litefs_watch.consistency import Cookie, Tokens, Verdict
 from litefs_watch.errors import WireError
 from litefs_watch.sources import event_decoder, wire
 from tests.fuzz.targets import CORPUS, TARGETS, corpus
@@ -78,6 +81,37 @@ class Forgetting(wire.LineDecoder):
     amid_line = False
 
 
+def cookie_by_python(self: Cookie, header: bytes) -> bytes | None:
+    """`http.cookies`: it knows quotes, and gives up where it does not know more."""
+    jar: SimpleCookie = SimpleCookie()
+    jar.load(header.decode("latin-1"))
+    return jar[self._name].value.encode() if self._name in jar else None
+
+
+def cookie_by_name(self: Cookie, header: bytes) -> bytes | None:
+    """Wherever the name stands."""
+    _, found, value = header.partition(self._name.encode() + b"=")
+    return value.partition(b";")[0].strip(b" \t") if found else None
+
+
+def token_by_int(self: Tokens, raw: bytes) -> int | Position | Verdict:
+    """What Python takes for a number; signatures are not looked at."""
+    try:
+        return int(raw.partition(b".")[0], 16 if len(raw) == 16 else 10)
+    except ValueError:
+        return Verdict.GARBAGE
+
+
+def signature_of_the_secret(self: Tokens, secret: bytes, text: bytes) -> bytes:
+    """The same for each token."""
+    return secret.ljust(22, b"-")
+
+
+def signature_for_any_cookie(self: Tokens, secret: bytes, text: bytes) -> bytes:
+    """The same whatever the cookie's name."""
+    return hmac.digest(secret, text, "sha256").hex()[:22].encode()
+
+
 def careless(pattern: re.Pattern[bytes], old: bytes, new: bytes) -> re.Pattern[bytes]:
     """The same, but for one thing that it should have looked at."""
     assert old in pattern.pattern
@@ -93,6 +127,11 @@ BROKEN: list[tuple[str, object, str, object]] = [
     ("stream", event_decoder, "_FRAME", careless(event_decoder._FRAME, rb'(?!\.{1,2}")', b"")),
     ("stream", event_decoder, "_FRAME", careless(event_decoder._FRAME, rb'"\\/\x00', rb'"\\\x00')),
     ("stream", event_decoder, "LineDecoder", Forgetting),
+    ("cookie", Cookie, "find", cookie_by_python),
+    ("cookie", Cookie, "find", cookie_by_name),
+    ("token", Tokens, "decode", token_by_int),
+    ("token", Tokens, "_sign", signature_of_the_secret),
+    ("token", Tokens, "_sign", signature_for_any_cookie),
 ]
 
 
