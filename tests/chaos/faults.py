@@ -256,11 +256,15 @@ class Faults:
     def _kill(self, hostname: str) -> None:
         self._cluster.kill(hostname)
         if self._chance.random() < 0.5:
-            self._cluster[hostname].stop()  # the dead mount is unmounted, and an empty directory
+            self._stop(hostname)  # the dead mount is unmounted, and an empty directory
+
+    def _stop(self, hostname: str) -> None:
+        with self._cluster._lock:  # else its staging directory may go while the cluster puts a transaction there
+            self._cluster[hostname].stop()
 
     def stop_replica(self) -> Fault:
         hostname = self._replica()
-        self._cluster[hostname].stop()
+        self._stop(hostname)
         yield from self._start_again(hostname)
 
     def _start_again(self, hostname: str) -> Fault:
