@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from string import hexdigits
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
-from litefs_watch.consistency import Cookie, Tokens, Verdict
+from litefs_watch.consistency import Cookie, Token, Tokens, Verdict
 from litefs_watch.consistency.tokens import Format
 from litefs_watch.errors import WireError
 from litefs_watch.position import TXID_MAX, Position
 from litefs_watch.sources import wire
+from tests.fuzz.requests import request
 from tests.sources.event_streams import HEAD, INIT, LAST, chunk, cut, read, read_carefully
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -158,7 +159,7 @@ _SECRETS = [b"new", b"old"]
 
 
 def token(raw: bytes) -> None:
-    """A token: a number of its format, or garbage; and with secrets, what one of them has signed, to the last bit."""
+    """A token: a number of its format, or garbage; and with secrets, only what one of them has signed."""
     for form in get_args(Format):
         plain, signed = Tokens("txnum", form), Tokens("txnum", form, _SECRETS)
         expected = _expected_token(form, raw)
@@ -169,18 +170,25 @@ def token(raw: bytes) -> None:
             assert signed.decode(raw) is Verdict.FORGED
             _only_ours_is_believed(form, signed, seen)
         believed = signed.decode(raw)
-        if not isinstance(believed, Verdict):
-            assert raw in {Tokens("txnum", form, [secret]).encode(believed).encode() for secret in _SECRETS}
+        assert isinstance(believed, Verdict) or raw in _all_signed(raw.partition(b".")[0])
 
 
-def _only_ours_is_believed(form: Format, signed: Tokens, seen: Any) -> None:
+def _only_ours_is_believed(form: Format, signed: Tokens, seen: Token) -> None:
     for secret in _SECRETS:
         assert signed.decode(Tokens("txnum", form, [secret]).encode(seen).encode()) == seen
     for other in (Tokens("txnum", form, [b"other"]), Tokens("other", form, _SECRETS)):
         assert signed.decode(other.encode(seen).encode()) is Verdict.FORGED
 
 
-def _expected_token(form: str, raw: bytes) -> int | Position | Verdict:
+def _all_signed(text: bytes) -> Iterator[bytes]:
+    """What may be signed so: in any format, since a signature is of a text."""
+    for form in get_args(Format):
+        token = _expected_token(form, text)
+        if not isinstance(token, Verdict):
+            yield from (Tokens("txnum", form, [secret]).encode(token).encode() for secret in _SECRETS)
+
+
+def _expected_token(form: str, raw: bytes) -> Token | Verdict:
     if form == "position":
         txid, slash, checksum = raw.partition(b"/")
         if slash:
@@ -199,4 +207,6 @@ def _is_txid(raw: bytes) -> bool:
     return len(raw) == 16 and _is_of(_HEX, raw)
 
 
-TARGETS: dict[str, Target] = {each.__name__: each for each in (position, primary, lag, event, info, stream, cookie, token)}
+TARGETS: dict[str, Target] = {
+    each.__name__: each for each in (position, primary, lag, event, info, stream, cookie, token, request)
+}
