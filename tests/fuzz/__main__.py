@@ -13,7 +13,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(
-    include=["litefs_watch", "h11", "tests.fuzz"]
+    include=["litefs_watch", "h11", "json", "tests.fuzz"]
 ):  # a pattern is one step, an oracle's branches lead
     from tests.fuzz.targets import CORPUS, TARGETS
 

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from string import hexdigits
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from litefs_watch.consistency import Cookie, Token, Tokens, Verdict
 from litefs_watch.consistency.tokens import Format
@@ -73,7 +73,7 @@ def primary(raw: bytes) -> None:
         return
     name = raw[:-1] if raw.endswith(b"\n") else raw
     try:
-        good = 1 <= len(text := name.decode()) <= 253 and not any(unicodedata.category(each)[0] in "CZ" for each in text)
+        good = _is_hostname(name.decode())
     except UnicodeDecodeError:
         good = False
     assert isinstance(seen, str) is good, seen
@@ -91,18 +91,44 @@ def lag(raw: bytes) -> None:
         assert seen == 0 or (seen < 0) is (raw[:1] == b"-")
 
 
+def _in_python(raw: bytes) -> Any:
+    """The JSON, read in steps that who fuzzes can see; None for what is none."""
+    try:
+        said, end = _SCAN(text := raw.decode().strip(" \t\r\n"), 0)
+    except (ValueError, StopIteration, RecursionError):
+        return None
+    return said if end == len(text) else None
+
+
+def _string(text: str, start: int, *rest: bool) -> tuple[str, int]:
+    value, end = _JSON.decoder.py_scanstring(text, start, *rest)
+    value.encode()  # half of a surrogate pair is no text
+    return value, end
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    for key, _ in pairs:
+        key.encode()
+    return dict(pairs)
+
+
+_JSON: Any = json  # its parts in Python have no types
+_DECODER = _JSON.JSONDecoder(object_pairs_hook=_object)
+_DECODER.parse_string = _string
+_SCAN = _JSON.scanner.py_make_scanner(_DECODER)
+
+
 def event(raw: bytes) -> None:
-    """One line of the stream: what is taken is what Python's own JSON reads there."""
-    seen = _read(wire.parse_event, raw)
+    """One line of the stream: it is taken where it is an event, and what is taken is what Python's own JSON reads there."""
+    seen, said = _read(wire.parse_event, raw), _in_python(raw)
     if isinstance(seen, WireError):
+        assert not _is_event(said)
         return
-    said = json.loads(raw)
+    assert isinstance(seen, wire.Unknown) or _is_event(said)
     assert seen.type == str(said["type"])[:80] or not isinstance(said["type"], str)
     if isinstance(seen, wire.Tx):
         assert (seen.database, seen.data.txid) == (said["db"], said["data"]["txID"])
         assert f"{seen.data.position.checksum:016x}" == said["data"]["postApplyChecksum"].lower()
-        assert seen.database not in ("", ".", "..")
-        assert not {"/", "\0"} & set(seen.database)
     elif isinstance(seen, wire.Init | wire.PrimaryChanged):
         assert seen.data.is_primary is said["data"]["isPrimary"]
         assert seen.data.hostname == (said["data"].get("hostname") or None)
@@ -110,14 +136,44 @@ def event(raw: bytes) -> None:
         assert seen.type not in ("init", "tx", "primaryChange")
 
 
+def _is_event(said: Any) -> bool:
+    """Whether LiteFS may say it."""
+    if not isinstance(said, dict) or not isinstance(data := said.get("data"), dict):
+        return False
+    if said.get("type") == "tx":
+        numbers = [data.get("txID"), data.get("postApplyChecksum")]
+        return _is_database(said.get("db")) and all(isinstance(each, str) and _is_txid(each.encode()) for each in numbers)
+    if said.get("type") in ("init", "primaryChange"):
+        return isinstance(data.get("isPrimary"), bool) and (not data.get("hostname") or _is_hostname(data["hostname"]))
+    return False
+
+
+def _is_database(name: object) -> bool:
+    if not isinstance(name, str) or name in ("", ".", "..") or {"/", "\0"} & set(name):
+        return False
+    return len(name.encode()) <= 250
+
+
+def _is_hostname(name: object) -> bool:
+    return (
+        isinstance(name, str) and 1 <= len(name) <= 253 and not any(unicodedata.category(each)[0] in "CZ" for each in name)
+    )
+
+
 def info(raw: bytes) -> None:
-    """The body of ``GET /info``."""
-    seen = _read(wire.parse_info, raw)
-    if not isinstance(seen, WireError):
-        said = json.loads(raw)
-        assert seen.is_primary is said["isPrimary"]
-        assert seen.candidate is said.get("candidate", False)
+    """The body of ``GET /info``, in the same way."""
+    seen, said = _read(wire.parse_info, raw), _in_python(raw)
+    assert isinstance(seen, wire.Info) is _is_info(said), seen
+    if isinstance(seen, wire.Info):
+        assert (seen.is_primary, seen.candidate) == (said["isPrimary"], said.get("candidate", False))
         assert (seen.path, seen.primary.hostname) == (said.get("path", ""), said.get("primary", {}).get("hostname", ""))
+
+
+def _is_info(said: Any) -> bool:
+    if not isinstance(said, dict) or not isinstance(primary := said.get("primary", {}), dict):
+        return False
+    flags, texts = (said.get("isPrimary"), said.get("candidate", False)), (said.get("path", ""), primary.get("hostname", ""))
+    return all(isinstance(flag, bool) for flag in flags) and all(isinstance(text, str) for text in texts)
 
 
 def stream(raw: bytes) -> None:

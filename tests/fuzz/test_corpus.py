@@ -17,6 +17,7 @@ from litefs_watch.core.history import View
 from litefs_watch.errors import WireError
 from litefs_watch.position import Where
 from litefs_watch.sources import event_decoder, wire
+from litefs_watch.sources.wire import parse_event, parse_info
 from tests.fuzz.targets import CORPUS, TARGETS, corpus
 
 
@@ -68,6 +69,20 @@ def event_by_json(line: bytes) -> wire.Event:
         return wire.Tx.model_construct(type="tx", database=said["db"], data=data)
     except (ValueError, LookupError, TypeError):
         raise WireError("no event") from None
+
+
+def event_to_the_letter(line: bytes) -> wire.Event:
+    """None but transactions, with nothing more in them than there is today."""
+    if not line.startswith(b'{"type":"tx","db":'):
+        raise WireError("no event")
+    return parse_event(line)
+
+
+def info_with_everything(body: bytes) -> wire.Info:
+    """No field may be left out."""
+    if b"candidate" not in body:
+        raise WireError("no info")
+    return parse_info(body)
 
 
 def info_without_types(body: bytes) -> wire.Info:
@@ -126,6 +141,8 @@ BROKEN: list[tuple[str, object, str, object]] = [
     ("primary", wire, "parse_primary", primary_as_it_is),
     ("lag", wire, "parse_lag", lag_by_int),
     ("event", wire, "parse_event", event_by_json),
+    ("event", wire, "parse_event", event_to_the_letter),
+    ("info", wire, "parse_info", info_with_everything),
     ("info", wire, "parse_info", info_without_types),
     ("stream", event_decoder, "_FRAME", careless(event_decoder._FRAME, rb'(?!\.{1,2}")', b"")),
     ("stream", event_decoder, "_FRAME", careless(event_decoder._FRAME, rb'"\\/\x00', rb'"\\\x00')),
