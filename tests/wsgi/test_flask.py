@@ -22,7 +22,7 @@ import pytest
 from werkzeug.test import Client as WerkzeugClient
 from werkzeug.test import TestResponse, create_environ, run_wsgi_app
 
-from litefs_watch import BlockingWatcher, ConfigError, NotPrimary, Role, Settings
+from litefs_watch import BlockingWatcher, ConfigError, NotPrimary, Position, Role, Settings
 from litefs_watch.consistency import mark_failed, mark_written
 from litefs_watch.replay import Redirect
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
@@ -109,7 +109,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def cookie_of(response: TestResponse) -> str | None:
-    match = re.match(r"(txnum=[^;]+); ", response.headers.get("set-cookie", ""))
+    match = re.match(r"(litefs_pos=[^;]+); ", response.headers.get("set-cookie", ""))
     return match[1] if match else None
 
 
@@ -148,11 +148,12 @@ class _Unreadable:
 def test_the_cookie_is_set_after_a_write_only(cluster: Cluster) -> None:
     """On the primary, with the position that has what the handler committed."""
     written = cluster.ask("node-a", "POST", "/notes/1")
-    assert cookie_of(written) == f"txnum={cluster.cluster.primary.position().txid}"
+    assert cookie_of(written) == f"litefs_pos={cluster.cluster.primary.position()}"
+    assert written.headers["litefs-txid"] == str(cluster.cluster.primary.position())
     assert written.headers["cache-control"] == "private"
     assert "set-cookie" not in cluster.ask("node-a", "GET", "/notes/1").headers
     cluster.watchers["node-a"].wait_for_tx(cluster.cluster.primary.position().txid, timeout=SOON)
-    assert "set-cookie" not in cluster.ask("node-a", "POST", "/nothing").headers
+    assert cookie_of(cluster.ask("node-a", "POST", "/nothing")) == "litefs_pos=pin"  # it may yet commit
     assert cookie_of(cluster.ask("node-a", "GET", "/touch/2"))
 
 
@@ -242,7 +243,7 @@ def test_a_watcher_that_is_stopped_meanwhile(cluster: Cluster) -> None:
         threading.Thread(target=watcher.stop).start()
 
     inner._tx_waiters.add = add_and_stop  # type: ignore[method-assign]
-    assert app.get("/notes/1", headers={"cookie": "txnum=999"}).status_code == 503
+    assert app.get("/notes/1", headers={"cookie": f"litefs_pos={Position(999, 1)}"}).status_code == 503
     assert app.post("/notes/1").status_code == 503
 
 
@@ -391,12 +392,12 @@ def test_gunicorn_with_threads_and_preload(tmp_path: Path) -> None:
         try:
             pids = set()
             for number in range(2, 40):
-                txid = node.commit().txid
-                request = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"cookie": f"txnum={txid}"})
+                position = node.commit()
+                request = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"cookie": f"litefs_pos={position}"})
                 with urllib.request.urlopen(request, timeout=30) as response:
                     seen = flask.json.loads(response.read())
                 assert seen["role"] == "primary"
-                assert txid == number
+                assert position.txid == number
                 pids.add(seen["pid"])
             node.set_primary("node-b")
             write = urllib.request.Request(f"http://127.0.0.1:{port}/", method="POST")
