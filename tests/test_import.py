@@ -54,7 +54,6 @@ def test_a_watcher_loads_no_source_and_no_event_loop() -> None:
     modules = loaded("from litefs_watch import Settings, Watcher")
     assert not modules & (HEAVY - {"anyio", "pydantic", "pydantic_core"})
     assert {name for name in modules if name.startswith(("litefs_watch.core.", "litefs_watch.watchers."))} == {
-        "litefs_watch.core.history",
         "litefs_watch.core.waiters",
         "litefs_watch.watchers.parking",
         "litefs_watch.watchers.watcher",

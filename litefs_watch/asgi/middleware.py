@@ -80,7 +80,10 @@ class LiteFSMiddleware:
             if exchange.started:
                 return send(message) if exchange.answered is None else _nothing()
             exchange.started = True
-            if exchange.touched or exchange.written or message.get("status", 500) >= 500 or exchange.error is not None:
+            if exchange.token is not None:
+                self._gate.look_back(exchange)
+            faulty = message.get("status", 500) >= 500 or exchange.error is not None or exchange.reset is not None
+            if faulty or exchange.touched or exchange.written:
                 return self._start(exchange, message, scope, request, send)
             return send(message)
 

@@ -55,16 +55,17 @@ class Carrying:
         self, exchange: Exchange, node: Node, position: Position | None, sent: Iterable[tuple[bytes, bytes]]
     ) -> HeaderList:
         """As `Policy.headers`."""
+        seen = self._seen(exchange, node, position)
         if self._is_lost(exchange, node, position):
             exchange.lost = txid_of(exchange.token or 0)
-            token: Token | None = position
+            token = position if seen is None else seen
         else:
             exchange.lost = None
-            token = self._newest(exchange, self._seen(exchange, node, position))
+            token = self._newest(exchange, seen)
         added = [STALE_HEADER] if exchange.stale else []
         if exchange.lost is not None:
             added.append((LOST_HEADER, b"%016x" % exchange.lost))
-        in_header, cookies = self._said(exchange, token)
+        in_header, cookies = self._said(exchange, token, everywhere=seen is not None)
         return added + in_header + cookies + _said_to_caches(sent, self._depends(exchange, cookies), private=bool(cookies))
 
     def _is_doubtful(self, exchange: Exchange, node: Node) -> bool:
@@ -95,7 +96,7 @@ class Carrying:
         heard = node.position
         if position is None and writes and heard is not None and exchange.before is not None and heard > exchange.before:
             return heard
-        return PIN if self._tokens.can_pin else None
+        return PIN if self._tokens.can_pin and not node.standalone else None
 
     @staticmethod
     def _newest(exchange: Exchange, seen: Token | None) -> Token | None:
@@ -105,15 +106,15 @@ class Carrying:
             return seen
         return token
 
-    def _said(self, exchange: Exchange, token: Token | None) -> tuple[HeaderList, HeaderList]:
-        """The token in our header, and the cookies to set: ours in each carrier; where it is lost, in the client's own."""
+    def _said(self, exchange: Exchange, token: Token | None, *, everywhere: bool) -> tuple[HeaderList, HeaderList]:
+        """The token in our header, and the cookies to set; what only replaces the client's goes where that came from."""
         in_header: HeaderList = []
-        if self._header and token is not None and (exchange.lost is None or exchange.header_token is not None):
+        if self._header and token is not None and (everywhere or exchange.header_token is not None):
             in_header.append((self._header, self._header_tokens.encode(token).encode()))
         cookies: HeaderList = []
         if self._cookie is not None:
-            browser = exchange.lost is None or exchange.cookie_token is not None or exchange.accepted is not None
-            if token is not None and browser:
+            from_browser = exchange.cookie_token is not None or exchange.accepted is not None
+            if token is not None and (everywhere or from_browser):
                 cookies.append((b"set-cookie", self._cookie.set(self._tokens.encode(token))))
             elif exchange.garbage:
                 cookies.append((b"set-cookie", self._cookie.delete()))

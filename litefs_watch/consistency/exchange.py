@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from litefs_watch.changes import Role
-from litefs_watch.consistency.tokens import Token
+from litefs_watch.consistency.tokens import PIN, Token
 from litefs_watch.position import Position, Where
 
 SCOPE_KEY = "litefs_watch.exchange"
@@ -36,6 +36,11 @@ class Node(NamedTuple):
     """Whether what is here is the cluster's: on the primary, and on a replica that follows it."""
     room: bool = True
     """Whether one more request may wait."""
+
+    @property
+    def standalone(self) -> bool:
+        """Whether everything is here, whatever is asked for: there are no other nodes, and nobody needs a token."""
+        return self.where(PIN) is Where.HERE
 
     def has(self, token: Token) -> bool:
         """Whether a token is met. What only the cluster's word tells (a TXID alone, or one from before what is known) is
@@ -85,6 +90,8 @@ class Exchange:
 
     written = False
     """Set by `mark_written`."""
+    reset: BaseException | None = None
+    """Set when the response starts: this node had what the client has seen, and was reset to less while the handler ran."""
     error: BaseException | None = None
     """Set by `mark_failed`, and by who sees that the framework turned an exception into a response."""
 
@@ -98,10 +105,13 @@ class Exchange:
     """Set by the shell: the exception whose response was replaced."""
 
     def hidden_error(self, status: int) -> BaseException | None:
-        """The exception behind a response that is about to start: one that was told of, or one that is being handled.
+        """The exception behind a response that is about to start: one that was told of, or one that is being handled;
+        and what is wrong with any response, however good it looks.
 
         ``status`` is the response's: an exception that is merely being handled counts behind a server's error only.
         """
+        if self.reset is not None:
+            return self.reset
         if self.error is not None and status >= 400:
             return self.error
         return sys.exception() if status >= 500 else None

@@ -287,6 +287,8 @@ class NodeState:
             self._last_event.clear()
         if event.is_primary:
             self._stream_claim = _PRIMARY
+            for database in self.positions.keys() - self._doubted:  # what the stream told before this is where it took over
+                self.histories.by_database[database].trust()
         elif event.hostname is None or event.hostname == self._hostname:
             self._stream_claim = NOBODY
         else:

@@ -140,7 +140,8 @@ class LiteFSMiddleware:
 
     def _fault(self, exchange: Exchange, response: HttpResponse) -> BaseException | None:
         """The exception behind an error page which says that the request belongs elsewhere."""
-        error = exchange.error if response.status_code >= 400 else None
+        self._gate.look_back(exchange)
+        error = exchange.reset or (exchange.error if response.status_code >= 400 else None)
         return error if error is not None and self._gate.is_fault_of_node(exchange, error) else None
 
     def _warn_in_transaction(self, exchange: Exchange) -> None:

@@ -16,8 +16,8 @@ import anyio
 
 from litefs_watch.changes import Role
 from litefs_watch.consistency import Action, Exchange, Hold, Node, Options, Policy, Refuse, Token, Wait
-from litefs_watch.errors import TransactionLost, WaitTimeout, WatcherClosed
-from litefs_watch.position import Position
+from litefs_watch.errors import NotPrimary, TransactionLost, WaitTimeout, WatcherClosed
+from litefs_watch.position import Position, Where
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.bridge import AwaitableWatcher
 from litefs_watch.watchers.watcher import Watcher
@@ -33,6 +33,7 @@ LOST_EVERY = 10.0
 HeaderList = Iterable[tuple[bytes, bytes]]
 
 _NOW_PRIMARY = Refuse("This node has just become the primary. Try again.", "a write was refused, and then the role changed")
+_RESET = "this node's database was reset to an earlier state while a request read it"
 _UNREADABLE = "a response carries no position: it is unreadable: %s"
 
 
@@ -71,6 +72,14 @@ class _Gate:
             return self._known.has_tx(exchange.token, self.database)
         except WatcherClosed:
             return False
+
+    def look_back(self, exchange: Exchange) -> None:
+        """When a response starts: whether what the request waited for is here still. A node that comes back from a fail-over
+        is reset, and what was read then is of neither history; such a read goes to the primary, which can tell."""
+        if exchange.token is None or exchange.writes or exchange.written or exchange.stale or exchange.role is Role.PRIMARY:
+            return
+        if not self.is_met(exchange) and self.node().where(exchange.token) in (Where.AHEAD, Where.ELSEWHERE):
+            exchange.reset = NotPrimary(None, _RESET)
 
     def _say_lost(self, exchange: Exchange) -> None:
         if exchange.lost is None:

@@ -57,6 +57,8 @@ class LiteFSMiddleware:
         replaced: list[BaseException] = []
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+            if not exchange.started:
+                gate.look_back(exchange)
             error = exchange.hidden_error(int(status[:3])) if not exchange.started else None
             if error is not None and gate.is_fault_of_node(exchange, error):
                 replaced[:] = [error]

@@ -42,6 +42,8 @@ class FakeWatcher:
         self.waits: list[tuple[Any, ...]] = []
         self.reads = 0
         self.lost = 0
+        self.confirmed = True
+        """Whether anything confirms what is known."""
         self.follows = True
         """Whether a replica follows its primary."""
         self.during: Callable[[], object] = lambda: None
@@ -54,7 +56,7 @@ class FakeWatcher:
         return self.known
 
     def view(self, database: str | None = None) -> View:
-        lineage = None if self.known is None else Lineage.of(self.known)
+        lineage = None if self.known is None or not self.confirmed else Lineage.of(self.known)
         return View(self.standing, self.role is not Role.UNKNOWN and self.follows, self.known, lineage)
 
     def has_tx(self, txid: int | Position, database: str | None = None) -> bool:

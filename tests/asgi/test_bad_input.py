@@ -17,8 +17,8 @@ from tests.asgi.fakes import FakeWatcher, Handler, Reply, call, replica, unknown
 # On a replica at transaction 10, whose primary is at 10, too. The client's GET ...
 RUNS = "runs"  # as if the client had said nothing
 DELETED = "runs, and the cookie is deleted"
-WAITS = "waits"  # for 12, and is replayed in vain; on the primary it runs and the cookie is deleted: it is ahead
-REPLAYED = "replayed at once"  # on the primary it runs and the cookie is deleted
+WAITS = "waits"  # for 12, and is replayed in vain; on the primary it runs and the cookie is replaced: it is ahead
+REPLAYED = "replayed at once"  # on the primary it runs and the cookie is replaced
 
 COOKIES: dict[str, tuple[list[bytes], str]] = {
     # what is sent: the cookie headers, what happens
@@ -64,6 +64,7 @@ COOKIES: dict[str, tuple[list[bytes], str]] = {
 
 
 async def ask(watcher: FakeWatcher, method: str, headers: list[tuple[str, bytes]], **options: Any) -> Reply:
+    options = {"cookie": "txnum"} | options
     return await call(LiteFSMiddleware(Handler(), watcher.watcher, **options), method, "/", headers)
 
 
@@ -81,18 +82,21 @@ async def test_a_cookie_on_a_replica(name: str) -> None:
 
 @pytest.mark.parametrize("name", COOKIES)
 async def test_a_cookie_on_the_primary(name: str) -> None:
-    """The table, on the primary: it never waits, and deletes what is ahead of it."""
+    """The table, on the primary: it does not wait for a TXID, replaces what is ahead of it, and deletes garbage."""
     headers, outcome = COOKIES[name]
     watcher = FakeWatcher()
     reply = await ask(watcher, "GET", [("cookie", header) for header in headers])
     assert (reply.status, watcher.waits) == (200, [])
-    assert (reply.cookie or "").startswith("txnum=; Max-Age=0") == (outcome != RUNS)
+    assert (reply.cookie or "").startswith("txnum=; Max-Age=0") == (outcome == DELETED)
+    assert (reply.cookie or "").startswith("txnum=10; ") == (outcome in (WAITS, REPLAYED))
 
 
 @pytest.mark.parametrize("name", [name for name, (headers, _) in COOKIES.items() if headers and headers[0][:6] == b"txnum="])
 async def test_a_header(name: str) -> None:
-    """The same values in ``litefs-txid``: there is nothing to delete, so garbage is ignored."""
+    """The same values in ``litefs-txid``: there is nothing to delete, so garbage is ignored. It has positions, and a TXID
+    alone is understood in both ways of writing it."""
     headers, outcome = COOKIES[name]
+    outcome = WAITS if name == "hexadecimal" else outcome
     value = headers[0].removeprefix(b"txnum=").partition(b";")[0].strip()
     watcher = replica()
     reply = await ask(watcher, "GET", [("litefs-txid", value)])
@@ -149,7 +153,7 @@ def test_no_bytes_get_anything_else(
     write runs on the primary only; nothing but our own bytes gets into a header; and it waits at most twice."""
     watcher = FakeWatcher(role, primary if role is Role.REPLICA else None)
     handler = Handler()
-    middleware = LiteFSMiddleware(handler, watcher.watcher, replay=strategy, on_timeout=on_timeout)
+    middleware = LiteFSMiddleware(handler, watcher.watcher, cookie="txnum", replay=strategy, on_timeout=on_timeout)
     reply = anyio.run(call, middleware, method, "/", headers)
     check(reply, method, role, handler.runs, watcher)
 
@@ -160,7 +164,9 @@ def test_with_a_secret_nothing_made_up_is_waited_for(token: bytes, carrier: str)
     """In the cookie and in the header."""
     watcher, handler = replica(), Handler()
     header = ("cookie", b"txnum=" + token) if carrier == "c" else ("litefs-txid", token)
-    reply = anyio.run(call, LiteFSMiddleware(handler, watcher.watcher, secret=b"k" * 32), "GET", "/", [header])
+    reply = anyio.run(
+        call, LiteFSMiddleware(handler, watcher.watcher, cookie="txnum", secret=b"k" * 32), "GET", "/", [header]
+    )
     assert (reply.status, watcher.waits, handler.runs) == (200, [], 1)
 
 

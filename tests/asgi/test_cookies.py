@@ -14,6 +14,8 @@ from litefs_watch.consistency import SCOPE_KEY
 from tests.asgi.fakes import FakeWatcher, Handler, Reply, call, replica, unknown
 
 SET_11 = "txnum=11; Max-Age=300; Path=/; HttpOnly; SameSite=Lax; Secure"
+AT_11 = "000000000000000b/0000000000000002"
+PINNED = "txnum=18446744073709551615; Max-Age=300; Path=/; HttpOnly; SameSite=Lax; Secure"
 DELETED = "txnum=; Max-Age=0; Path=/; HttpOnly; SameSite=Lax; Secure"
 
 
@@ -32,7 +34,7 @@ async def test_after_a_write_the_response_carries_the_position(method: str) -> N
     watcher = FakeWatcher()
     reply = await ask(watcher, method, handler=writer(watcher))
     assert reply.cookie == SET_11
-    assert reply.header("litefs-txid") == "11"
+    assert reply.header("litefs-txid") == AT_11
     assert reply.header("cache-control") == "private"
     assert reply.header("vary") is None  # the body does not depend on the cookie
     assert watcher.reads == 1
@@ -52,16 +54,21 @@ async def test_without_a_cookie_only_the_header() -> None:
     """And the other way round."""
     watcher = FakeWatcher()
     reply = await ask(watcher, "POST", handler=writer(watcher), cookie=None)
-    assert (reply.cookie, reply.header("litefs-txid"), reply.header("cache-control")) == (None, "11", None)
+    assert (reply.cookie, reply.header("litefs-txid"), reply.header("cache-control")) == (None, AT_11, None)
     reply = await ask(watcher, "POST", handler=writer(watcher), header=None)
     assert (reply.cookie is not None, reply.header("litefs-txid")) == (True, None)
 
 
-async def test_a_write_method_that_wrote_nothing_sets_nothing() -> None:
-    """The position has not moved: a failed login stays cacheable or not, as the application says."""
-    handler = Handler()
-    reply = await ask(FakeWatcher(), "POST", handler=handler)
-    assert reply.messages[0]["headers"] == handler.headers
+async def test_a_write_method_that_has_not_written_yet_pins_its_client() -> None:
+    """The position has not moved: what commits after the response is read on the primary, by the very next request."""
+    reply = await ask(FakeWatcher(), "POST")
+    assert (reply.cookie, reply.header("litefs-txid")) == (PINNED, "pin")
+
+
+async def test_the_format_of_litefs_own_proxy_has_no_pin() -> None:
+    """The proxy would answer 504 to it on every replica, for as long as the cookie lives."""
+    reply = await ask(FakeWatcher(), "POST", cookie="__txid")
+    assert (reply.cookie, reply.header("litefs-txid")) == (None, None)
 
 
 async def test_a_get_that_writes_says_so() -> None:
@@ -103,13 +110,14 @@ async def test_a_replica_that_wrote_says_so() -> None:
 
 
 async def test_a_cookie_never_goes_back() -> None:
-    """A replica that has written keeps the newer TXID that the client has seen elsewhere."""
+    """A replica that has written keeps the newer position that the client has seen elsewhere."""
     watcher = replica(txid=12)
-    reply = await ask(watcher, "GET", "/", [("litefs-txid", "12"), ("cookie", "txnum=12")], handler=Handler(mark_written))
-    assert reply.header("litefs-txid") == "12"
+    headers = [("litefs-txid", str(Position(12, 1))), ("cookie", "txnum=12")]
+    reply = await ask(watcher, "GET", "/", headers, handler=Handler(mark_written))
+    assert reply.header("litefs-txid") == str(Position(12, 1))
     watcher.file = Position(11, 1)  # the file is read later than what is known, and can be lower after a reset
     reply = await ask(watcher, "GET", "/", [("cookie", "txnum=12")], handler=Handler(mark_written))
-    assert reply.header("litefs-txid") == "12"
+    assert (reply.cookie or "").startswith("txnum=12; ")
 
 
 async def test_a_write_whose_application_raised_sets_nothing() -> None:
@@ -126,8 +134,8 @@ async def test_a_write_whose_application_raised_sets_nothing() -> None:
     assert (reply.messages, watcher.reads) == ([], 0)
 
 
-async def test_what_is_written_after_the_response_started_is_not_in_its_cookie() -> None:
-    """It can't be. A background task that writes has the next request wait for nothing."""
+async def test_who_writes_after_the_response_started_is_pinned() -> None:
+    """A background task that writes: the next request is served where it did."""
     watcher = FakeWatcher()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -135,17 +143,29 @@ async def test_what_is_written_after_the_response_started_is_not_in_its_cookie()
         watcher.commit()
         await send({"type": "http.response.body", "body": b""})
 
-    assert (await ask(watcher, "POST", handler=app)).cookie is None
+    assert (await ask(watcher, "POST", handler=app)).cookie == PINNED
 
 
 @pytest.mark.parametrize("error", [OSError("unreadable"), None])
-async def test_an_unreadable_position_promises_nothing(error: OSError | None, caplog: pytest.LogCaptureFixture) -> None:
-    """No cookie from older knowledge; the response itself goes on, and the log says why."""
+async def test_an_unreadable_position_pins(error: OSError | None, caplog: pytest.LogCaptureFixture) -> None:
+    """No token from older knowledge; the response itself goes on, and the log says why."""
     watcher = FakeWatcher()
     watcher.known, watcher.file = (watcher.known, error) if error else (None, None)
     reply = await ask(watcher, "POST")
-    assert (reply.status, reply.cookie) == (200, None)
+    assert (reply.status, reply.cookie) == (200, PINNED)
     assert ("unreadable" in caplog.text) == (error is not None)
+
+
+async def test_an_unreadable_position_that_the_stream_has_told_is_the_token() -> None:
+    """It is newer than what was known when the request was let in."""
+    watcher = FakeWatcher()
+    watcher.file = OSError("unreadable")
+
+    def during(scope: Scope) -> None:
+        watcher.known = Position(11, 5)
+
+    reply = await ask(watcher, "POST", handler=Handler(during), cookie="litefs_pos")
+    assert (reply.cookie or "").startswith(f"litefs_pos={Position(11, 5)}; ")
 
 
 async def test_an_application_may_say_what_it_likes_to_caches() -> None:
@@ -157,10 +177,10 @@ async def test_an_application_may_say_what_it_likes_to_caches() -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_cookie_ahead_of_the_primary_is_deleted(method: str) -> None:
+async def test_a_cookie_ahead_of_the_primary_is_replaced(method: str) -> None:
     """A fail-over lost its transaction: no replica will ever have it. On LiteFS's proxy it costs 5 s and a 504."""
     reply = await ask(FakeWatcher(), method, "/", [("cookie", "txnum=99")])
-    assert reply.cookie == DELETED
+    assert (reply.cookie == PINNED) if method == "POST" else (reply.cookie or "").startswith("txnum=10; ")
     assert reply.header("cache-control") == "private"
 
 
@@ -189,7 +209,7 @@ async def test_a_write_replaces_a_cookie_that_is_ahead() -> None:
 async def test_a_header_ahead_of_the_primary_is_answered_with_the_truth() -> None:
     """There is nothing to delete: the client is told where the primary is."""
     reply = await ask(FakeWatcher(), "GET", "/", [("litefs-txid", "99")])
-    assert (reply.header("litefs-txid"), reply.cookie) == ("10", None)
+    assert (reply.header("litefs-txid"), reply.cookie) == (str(Position(10, 1)), None)
 
 
 @pytest.mark.parametrize("watcher", [FakeWatcher(), replica(), unknown()])
@@ -227,9 +247,9 @@ async def test_monotonic_every_response_carries_what_it_may_have_shown() -> None
     reply = await ask(watcher, "GET", handler=writer(watcher), monotonic=True)
     assert reply.cookie == SET_11
     reply = await ask(replica(), "GET", "/", [("cookie", "txnum=12")], monotonic=True, on_timeout="stale")
-    assert reply.header("litefs-txid") == "12"
+    assert (reply.cookie or "").startswith("txnum=12; ")
     reply = await ask(FakeWatcher(), "GET", "/", [("cookie", "txnum=99")], monotonic=True)
-    assert reply.header("litefs-txid") == "10"  # ahead of the primary: the truth
+    assert (reply.cookie or "").startswith("txnum=10; ")  # ahead of the primary: the truth
 
 
 class Wrapped:

@@ -184,7 +184,7 @@ async def test_responses_without_a_body(served: tuple[Primary, str]) -> None:
         assert (await call(app, "DELETE", "/empty", [("host", "h")])).status == 204
     watcher = replica()
     async with forwarding(served[1], watcher) as app:
-        reply = await call(app, "HEAD", "/", [("host", "h"), ("cookie", "txnum=99")])
+        reply = await call(app, "HEAD", "/", [("host", "h"), ("litefs-txid", "99")])
         assert (reply.status, reply.body) == (201, b"")
 
 

@@ -70,7 +70,7 @@ def test_a_client_reads_its_own_write_on_a_lagging_replica(site: Site) -> None:
             read = site.ask("node-b", "GET", "/orders")
             assert read.json() == number
             assert "set-cookie" not in read.headers
-    assert site.client.cookies["txnum"] == str(site.cluster.primary.position().txid)
+    assert site.client.cookies["litefs_pos"] == str(site.cluster.primary.position())
 
 
 def test_without_its_cookie_a_client_reads_what_is_there(site: Site) -> None:
@@ -91,7 +91,7 @@ def test_a_write_on_a_replica_is_replayed(site: Site) -> None:
 
 def test_a_get_that_writes_says_so(site: Site) -> None:
     """`mark_written` with the framework's own request."""
-    assert "txnum" in site.ask("node-a", "GET", "/add").cookies
+    assert "litefs_pos" in site.ask("node-a", "GET", "/add").cookies
     assert site.ask("node-b", "GET", "/orders").json() == 1
 
 

@@ -30,7 +30,7 @@ def cluster() -> Any:
 @asynccontextmanager
 async def site(node: SimulatedNode, app: Any = None, **options: Any) -> AsyncIterator[LiteFSMiddleware]:
     async with Watcher(node.settings()) as watcher:
-        yield LiteFSMiddleware(app or Handler(), watcher, **options)
+        yield LiteFSMiddleware(app or Handler(), watcher, **{"cookie": "txnum"} | options)
 
 
 def writer(cluster: SimulatedCluster) -> App:
@@ -41,6 +41,11 @@ def writer(cluster: SimulatedCluster) -> App:
         await Handler()(scope, receive, send)
 
     return write
+
+
+def watcher_of(app: LiteFSMiddleware) -> Watcher:
+    assert isinstance(app._gate._known, Watcher)
+    return app._gate._known
 
 
 def cookie(txid: int) -> list[tuple[str, str]]:
@@ -75,7 +80,7 @@ async def test_in_a_fail_over_nobody_writes_locally(cluster: SimulatedCluster) -
     async with site(here, handler, hold_writes=SOON) as app:
         cluster.kill_primary()
         with anyio.fail_after(SOON):
-            await app._watcher.wait_for_role(Role.UNKNOWN)
+            await watcher_of(app).wait_for_role(Role.UNKNOWN)
         async with anyio.create_task_group() as tasks:
             replies: list[Any] = []
 
@@ -96,7 +101,7 @@ async def test_in_a_fail_over_that_ends_here_the_write_runs_here(cluster: Simula
     async with site(node, handler, hold_writes=SOON) as app:
         cluster.kill_primary()
         with anyio.fail_after(SOON):
-            await app._watcher.wait_for_role(Role.UNKNOWN)
+            await watcher_of(app).wait_for_role(Role.UNKNOWN)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(call, app, "POST")
             await anyio.wait_all_tasks_blocked()
@@ -149,7 +154,7 @@ async def test_txids_beyond_two_to_the_53rd_are_exact() -> None:
             assert (await call(app, "GET", "/", cookie(2**53 + 1))).status == 409
             node.commit(txid=2**53 + 1)
             with anyio.fail_after(SOON):
-                await app._watcher.wait_for_tx(2**53 + 1)
+                await watcher_of(app).wait_for_tx(2**53 + 1)
             assert (await call(app, "GET", "/", cookie(2**53 + 1))).status == 200
 
 
@@ -158,11 +163,11 @@ async def test_a_thousand_waiting_requests_do_not_poll(cluster: SimulatedCluster
     async with site(cluster.replicas[0], timeout=SOON) as app:
         cluster.lag = 0.2
         txid = cluster.execute("INSERT INTO t VALUES (1)").txid
-        before = app._watcher.statistics().rereads
+        before = watcher_of(app).statistics().rereads
         async with anyio.create_task_group() as tasks:
             for _ in range(1000):
                 tasks.start_soon(call, app, "GET", "/", cookie(txid))
-        assert app._watcher.statistics().rereads - before < 100
+        assert watcher_of(app).statistics().rereads - before < 100
 
 
 async def test_a_txid_of_the_future_costs_the_primary_nothing(cluster: SimulatedCluster) -> None:
@@ -172,11 +177,11 @@ async def test_a_txid_of_the_future_costs_the_primary_nothing(cluster: Simulated
         reply = await call(app, "GET", "/", cookie(cluster.primary.position().txid + 7))
         assert time.monotonic() - began < SOON / 2
         assert reply.status == 200
-        assert (reply.cookie or "").startswith("txnum=; Max-Age=0;")
+        assert (reply.cookie or "").startswith(f"txnum={cluster.primary.position().txid};")
 
 
 async def test_a_client_ahead_after_a_fail_over_is_set_right(cluster: SimulatedCluster) -> None:
-    """Its transaction is lost with the old primary: the new one deletes the cookie, instead of a replay for ever."""
+    """Its transaction is lost with the old primary: the new one replaces the cookie, instead of a replay for ever."""
     cluster.lag = 60.0
     new, other = cluster.replicas
     txid = cluster.execute("INSERT INTO t VALUES (1)").txid
@@ -184,14 +189,15 @@ async def test_a_client_ahead_after_a_fail_over_is_set_right(cluster: SimulatedC
     await anyio.to_thread.run_sync(cluster.elect, new.hostname)
     async with site(other, timeout=0.05) as app:
         with anyio.fail_after(SOON):
-            await app._watcher.wait_for_primary()
+            await watcher_of(app).wait_for_primary()
         reply = await call(app, "GET", "/", cookie(txid))
         assert reply.header("fly-replay") == f"instance={new.hostname}"
     async with site(new) as app:
         with anyio.fail_after(SOON):
-            await app._watcher.wait_for_role(Role.PRIMARY)
+            await watcher_of(app).wait_for_role(Role.PRIMARY)
         reply = await call(app, "GET", "/", [*cookie(txid), ("fly-replay-src", "instance=node-c")])
-        assert (reply.status, (reply.cookie or "").partition(";")[0]) == (200, "txnum=")
+        assert (reply.status, reply.header("litefs-lost")) == (200, f"{txid:016x}")
+        assert (reply.cookie or "").startswith(f"txnum={new.position().txid};")
 
 
 async def test_an_options_request_is_no_write(cluster: SimulatedCluster) -> None:
@@ -217,7 +223,7 @@ async def test_the_position_is_read_not_remembered(cluster: SimulatedCluster) ->
 async def test_a_frozen_litefs_delays_no_response_for_ever(
     cluster: SimulatedCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The read of the position is given up; the response goes out without a TXID, and the log says so."""
+    """The read of the position is given up; the response goes out with a pin, and the log says so."""
     monkeypatch.setattr("litefs_watch.web.waiting.READ_TIMEOUT", 0.05)
 
     async with site(cluster.primary) as app:
@@ -225,9 +231,9 @@ async def test_a_frozen_litefs_delays_no_response_for_ever(
         async def never(database: str) -> None:
             await anyio.sleep_forever()
 
-        monkeypatch.setattr(app._watcher, "read_position", never)
+        monkeypatch.setattr(watcher_of(app), "read_position", never)
         reply = await call(app, "POST")
-    assert (reply.status, reply.cookie) == (200, None)
+    assert (reply.status, (reply.cookie or "").partition(";")[0]) == (200, f"txnum={2**64 - 1}")
     assert "within 0.05 s" in caplog.text
 
 
@@ -236,7 +242,7 @@ async def test_a_watcher_that_is_stopped_refuses_writes_and_serves_reads(
 ) -> None:
     """Forgotten to start, or shutting down: never a local write on a guess, and the log says why."""
     handler = Handler()
-    app = LiteFSMiddleware(handler, Watcher(cluster.primary.settings()))
+    app = LiteFSMiddleware(handler, Watcher(cluster.primary.settings()), cookie="txnum")
     assert (await call(app, "GET")).status == 200
     assert (await call(app, "POST")).status == 503
     assert (await call(app, "GET", "/", cookie(99))).status == 503
@@ -250,7 +256,7 @@ async def test_standalone_needs_nothing() -> None:
 
     handler = Handler()
     async with Watcher(Settings(standalone=True)) as watcher:
-        app = LiteFSMiddleware(handler, watcher)
+        app = LiteFSMiddleware(handler, watcher, cookie="txnum")
         for method in ("GET", "POST"):
             reply = await call(app, method, "/", cookie(99))
             assert (reply.status, reply.cookie) == (200, None)

@@ -18,6 +18,7 @@ COOKIE = [("cookie", "txnum=12")]
 
 
 async def ask(watcher: FakeWatcher, *arguments: Any, handler: Handler | None = None, **options: Any) -> Reply:
+    options = {"cookie": "txnum"} | options
     return await call(LiteFSMiddleware(handler or Handler(), watcher.watcher, **options), *arguments)
 
 
@@ -110,7 +111,7 @@ async def test_a_replayed_read_in_vain_is_held_and_refused() -> None:
 
 
 async def test_a_read_in_vain_without_a_primary_is_held() -> None:
-    """What must go to the primary waits for one; if the transaction comes meanwhile, the better."""
+    """What must go to the primary waits for one; if the position comes meanwhile, the better."""
     watcher = unknown()
     waits: list[object] = watcher.waits  # type: ignore[assignment]
 
@@ -119,22 +120,24 @@ async def test_a_read_in_vain_without_a_primary_is_held() -> None:
             arrive(watcher, 12)
 
     watcher.during = during
-    assert (await ask(watcher, "GET", "/", COOKIE)).status == 200
-    assert waits == [("tx", 12, 0.5), ("primary", 5.0)]
+    position = Position(12, 1)
+    assert (await ask(watcher, "GET", "/", [("cookie", f"litefs_pos={position}")], cookie="litefs_pos")).status == 200
+    assert waits == [("tx", position, 0.5), ("primary", 5.0)]
 
 
 async def test_a_replica_that_becomes_the_primary_serves() -> None:
-    """Also what it will never have: the primary never waits, nor replays."""
+    """Also what it will never have: the primary does not replay, and says that it is lost."""
     watcher = replica()
     watcher.during = lambda: watcher.become(Role.PRIMARY)
     reply = await ask(watcher, "GET", "/", COOKIE)
     assert reply.status == 200
     assert reply.cookie is not None
-    assert reply.cookie.startswith("txnum=; Max-Age=0;")
+    assert reply.cookie.startswith("txnum=10; ")
+    assert reply.header("litefs-lost") == "000000000000000c"
 
 
 async def test_a_txid_absurdly_far_ahead_is_not_waited_for() -> None:
-    """Who makes one up gets a replay, and costs no wait; the primary then deletes it."""
+    """Who makes one up gets a replay, and costs no wait; the primary then replaces it."""
     for txid in (10 + 1_000_001, 2**63, 2**64 - 1):
         watcher = replica()
         reply = await ask(watcher, "GET", "/", [("cookie", f"txnum={txid}")])
@@ -146,8 +149,8 @@ async def test_a_txid_absurdly_far_ahead_is_not_waited_for() -> None:
 
 async def test_a_signed_txid_is_waited_for_however_far_ahead() -> None:
     """It is true: this replica is that far behind."""
-    middleware = LiteFSMiddleware(Handler(), replica().watcher, secret="s3cret")
-    token = middleware._policy.options.tokens.encode(2**40)
+    middleware = LiteFSMiddleware(Handler(), replica().watcher, secret="s3cret", cookie="txnum")
+    token = middleware._policy.options.tokens("app.db").encode(2**40)
     watcher = replica()
     await ask(watcher, "GET", "/", [("cookie", f"txnum={token}")], secret="s3cret")
     assert watcher.waits == [("tx", 2**40, 0.5)]
@@ -180,7 +183,7 @@ async def test_the_next_one_does_not_wait(on_timeout: Any, status: int) -> None:
         await arrived.wait()
 
     watcher.wait_for_tx = wait_for_tx  # type: ignore[assignment, method-assign]
-    middleware = LiteFSMiddleware(handler, watcher.watcher, max_waiting=1, on_timeout=on_timeout)
+    middleware = LiteFSMiddleware(handler, watcher.watcher, cookie="txnum", max_waiting=1, on_timeout=on_timeout)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call, middleware, "GET", "/", COOKIE)
         await waiting.wait()
@@ -200,7 +203,7 @@ async def test_a_client_that_hangs_up_leaves_no_waiter() -> None:
         await anyio.sleep_forever()
 
     watcher.wait_for_tx = wait_for_tx  # type: ignore[assignment, method-assign]
-    middleware = LiteFSMiddleware(Handler(), watcher.watcher)
+    middleware = LiteFSMiddleware(Handler(), watcher.watcher, cookie="txnum")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call, middleware, "GET", "/", COOKIE)
         await anyio.wait_all_tasks_blocked()
@@ -222,7 +225,7 @@ async def test_requests_do_not_mix() -> None:
         await anyio.lowlevel.checkpoint()
         await send({"type": "http.response.body", "body": scope["path"].encode()})
 
-    middleware = LiteFSMiddleware(app, watcher.watcher)
+    middleware = LiteFSMiddleware(app, watcher.watcher, cookie="txnum")
 
     async def one(number: int) -> None:
         replies[number] = await call(middleware, "POST" if number % 2 else "GET", f"/{number}")

@@ -17,6 +17,7 @@ READS = ["GET", "HEAD", "OPTIONS", "TRACE", "QUERY"]
 
 
 async def ask(watcher: FakeWatcher, *arguments: Any, handler: Handler | None = None, **options: Any) -> Reply:
+    options = {"cookie": "txnum"} | options
     return await call(LiteFSMiddleware(handler or Handler(), watcher.watcher, **options), *arguments)
 
 

@@ -116,5 +116,5 @@ async def test_standalone_needs_no_database() -> None:
     """Development without LiteFS: everything runs here, at once."""
     async with Watcher(Settings(standalone=True)) as watcher:
         for method in ("GET", "POST"):
-            reply = await call(LiteFSMiddleware(Handler(), watcher), method, "/", [("cookie", "txnum=5")])
+            reply = await call(LiteFSMiddleware(Handler(), watcher, cookie="txnum"), method, "/", [("cookie", "txnum=5")])
             assert reply.status == 200

@@ -19,7 +19,7 @@ def at(txid: int, checksum: int = 7) -> Position:
 
 
 def test_what_was_seen_one_after_the_other_is_here() -> None:
-    """Each position of an unbroken run; its TXID with another checksum elsewhere, the next ahead, what came before untold."""
+    """Each position of an unbroken run; its TXID with another checksum elsewhere, the next ahead, what is older untold."""
     history = History(at(5))
     for txid in range(6, 10):
         history.move(at(txid, txid), LIMIT)

@@ -551,6 +551,17 @@ def test_a_transaction_of_the_new_primary_itself_goes_on_in_its_history(node: Dr
     assert node.state.here[DB].where(at(5)) is Where.HERE
 
 
+def test_a_look_that_runs_ahead_of_the_new_primarys_stream_makes_no_gap_for_good(node: Driver) -> None:
+    """The stream says where it took over, and then each of its transactions: what was lost there is elsewhere."""
+    follow(node, lag=100)
+    node(TxEvent(1.2, DB, at(5)), RoleEvent(2.0, False, None), primary(2.1))
+    node(PositionsRead(2.2, {DB: at(8)}), *(TxEvent(2.3 + txid / 100, DB, at(txid)) for txid in (6, 7, 8)))
+    node(read(2.6, lag=0, positions={DB: at(8)}))
+    lineage = node.state.here[DB]
+    assert [lineage.where(at(txid)) for txid in (5, 6, 7, 8)] == [Where.HERE] * 4
+    assert lineage.where(at(6, 1)) is Where.ELSEWHERE
+
+
 @pytest.mark.parametrize(("back", "dropped"), [(at(3), 2), (at(5, 1), 1)])
 def test_a_change_that_goes_back_says_how_much_was_dropped(node: Driver, back: Position, dropped: int) -> None:
     """At least: what is under the lower position may be another history, too."""

@@ -1,0 +1,253 @@
+"""Tokens that name a history: what is served, what waits, what is lost, and what pins."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from litefs_watch import Position, Role
+from litefs_watch.asgi import LiteFSMiddleware, lost_transaction, mark_written
+from litefs_watch.asgi.types import Scope
+from litefs_watch.consistency import PIN, Options, Tokens, Verdict
+from tests.asgi.fakes import FakeWatcher, Handler, Reply, call, replica, unknown
+
+HERE, AHEAD, ELSEWHERE, UNTOLD = Position(10, 1), Position(12, 1), Position(10, 2), Position(9, 1)
+
+
+def cookie(token: object) -> list[tuple[str, str]]:
+    return [("cookie", f"litefs_pos={token}")]
+
+
+async def ask(watcher: FakeWatcher, method: str, token: object, handler: Handler | None = None, **options: Any) -> Reply:
+    middleware = LiteFSMiddleware(handler or Handler(), watcher.watcher, **options)
+    return await call(middleware, method, "/", cookie(token) if token is not None else [])
+
+
+def not_yet_following() -> FakeWatcher:
+    watcher = replica()
+    watcher.follows = False
+    return watcher
+
+
+SERVED, WAITS = "served at once", "waits"
+
+
+@pytest.mark.parametrize(
+    ("token", "on_replica", "while_unknown"),
+    [
+        (HERE, SERVED, SERVED),
+        (AHEAD, WAITS, WAITS),
+        (ELSEWHERE, WAITS, WAITS),
+        (UNTOLD, SERVED, WAITS),
+        (10, SERVED, WAITS),
+        (12, WAITS, WAITS),
+    ],
+)
+async def test_what_a_read_meets(token: Position | int, on_replica: str, while_unknown: str) -> None:
+    """On a replica that follows; while the role is UNKNOWN; and on one that has a primary and does not follow it yet, where
+    nothing but a position that is here is known to stay."""
+    for watcher, outcome in ((replica(), on_replica), (unknown(), while_unknown), (not_yet_following(), while_unknown)):
+        reply = await ask(watcher, "GET", token, hold_writes=0)
+        assert (reply.status == 200) == (outcome == SERVED)
+        waited = [] if outcome == SERVED else [("tx", token, 0.5)]
+        assert watcher.waits == waited
+
+
+@pytest.mark.parametrize(("token", "status"), [(AHEAD, 200), (ELSEWHERE, 409)])
+async def test_another_history_is_never_served(token: Position, status: int) -> None:
+    """Not even where stale is better than nothing: it is no older state, it is one that never was."""
+    reply = await ask(replica(), "GET", token, on_timeout="stale")
+    assert (reply.status, reply.header("litefs-stale")) == (status, "true" if status == 200 else None)
+
+
+@pytest.mark.parametrize("token", [AHEAD, ELSEWHERE])
+async def test_the_primary_says_what_is_lost(token: Position, caplog: pytest.LogCaptureFixture) -> None:
+    """In the response, in the log, in the statistics, and to the application; the token is replaced by where it is."""
+    watcher, seen = FakeWatcher(), []
+
+    def during(scope: Scope) -> None:
+        seen.append((lost_transaction(scope), scope["state"]["litefs_lost"]))
+
+    with caplog.at_level(logging.WARNING):
+        reply = await ask(watcher, "GET", token, Handler(during))
+    assert (reply.status, reply.header("litefs-lost")) == (200, f"{token.txid:016x}")
+    assert (reply.cookie or "").startswith(f"litefs_pos={HERE}; ")
+    assert seen == [(token.txid, token.txid)]
+    assert watcher.lost == 1
+    assert caplog.text.count("is lost") == 1
+    assert watcher.waits == [("tx", token, 0.5), ("demoted", 0.5)]
+
+
+@pytest.mark.parametrize("token", [HERE, UNTOLD, 10, None])
+async def test_nothing_else_is_called_lost(token: object) -> None:
+    """Nor does the primary wait for it."""
+    watcher = FakeWatcher()
+    reply = await ask(watcher, "GET", token)
+    assert (reply.header("litefs-lost"), reply.cookie, watcher.lost, watcher.waits) == (None, None, 0, [])
+
+
+async def test_lost_is_what_the_file_says() -> None:
+    """The watcher may know less than this very node has handed out a moment ago: nothing is said, nothing replaced."""
+    watcher = FakeWatcher()
+    watcher.file = Position(12, 1)
+    reply = await ask(watcher, "GET", AHEAD)
+    assert (reply.status, reply.header("litefs-lost"), reply.cookie) == (200, None, None)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_primary_that_is_one_no_longer_says_nothing(method: str) -> None:
+    """A node that was frozen believes for a moment that it still is: another history than the client's makes it look."""
+    watcher, handler = FakeWatcher(), Handler()
+    watcher.during = lambda: watcher.become(Role.REPLICA, "node-b")
+    reply = await ask(watcher, method, ELSEWHERE, handler)
+    assert (reply.status, reply.header("fly-replay"), handler.runs) == (409, "instance=node-b", 0)
+
+
+async def test_lost_transactions_are_not_logged_each_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """A fail-over loses many; all are counted."""
+    watcher = FakeWatcher()
+    middleware = LiteFSMiddleware(Handler(), watcher.watcher)
+    for _ in range(5):
+        await call(middleware, "GET", "/", cookie(AHEAD))
+    assert (watcher.lost, caplog.text.count("is lost")) == (5, 1)
+
+
+@pytest.mark.parametrize("after", [Position(7, 3), Position(10, 9)])
+async def test_who_was_reset_while_the_handler_ran_sends_it_to_the_primary(after: Position) -> None:
+    """What was read may be of neither history. The node comes back from a fail-over, and had what the client has seen."""
+    watcher = replica()
+
+    def during(scope: Scope) -> None:
+        watcher.known = after
+
+    reply = await ask(watcher, "GET", HERE, Handler(during))
+    assert (reply.status, reply.header("fly-replay"), reply.body) == (409, "instance=node-b", b"")
+
+
+async def test_who_goes_on_while_the_handler_runs_answers() -> None:
+    """Newer transactions are no reset; nor is LiteFS's going away, which proves nothing."""
+    for after in (Position(11, 3), None):
+        watcher = replica()
+
+        def during(scope: Scope, watcher: FakeWatcher = watcher, after: Position | None = after) -> None:
+            watcher.known = after or watcher.known
+            watcher.confirmed = after is not None
+
+        assert (await ask(watcher, "GET", HERE, Handler(during))).status == 200
+
+
+# Pins.
+
+
+@pytest.mark.parametrize("watcher", [replica(), unknown(), not_yet_following()])
+async def test_a_pin_is_met_by_the_primary_alone(watcher: FakeWatcher) -> None:
+    """Without a wait for what no replica will ever have."""
+    watcher.waits.clear()
+    reply = await ask(watcher, "GET", "pin", hold_writes=0)
+    assert reply.status == (409 if watcher.role is Role.REPLICA else 503)
+    assert watcher.waits == []
+
+
+async def test_the_primary_replaces_a_pin() -> None:
+    """By where it is when it answers, which has what was written before."""
+    reply = await ask(FakeWatcher(), "GET", "pin")
+    assert (reply.cookie or "").startswith(f"litefs_pos={HERE}; ")
+    assert reply.header("litefs-lost") is None
+    assert reply.header("vary") == "cookie"
+
+
+async def test_a_pin_stays_where_the_position_is_unreadable() -> None:
+    """Nothing promises more."""
+    watcher = FakeWatcher()
+    watcher.file = OSError("frozen")
+    assert (await ask(watcher, "GET", "pin")).cookie is None
+
+
+# Cookies of an older deployment.
+
+
+async def test_an_older_deployments_cookie_is_read_where_there_is_none_of_ours() -> None:
+    """A migration from litefs-js loses nobody's token; ours names a history, and goes first."""
+    for headers, waited in (
+        ([("cookie", "a=b; txnum=12")], [("tx", 12, 0.5)]),
+        ([("cookie", "__txid=000000000000000c")], [("tx", 12, 0.5)]),
+        ([("cookie", f"txnum=12; litefs_pos={HERE}")], []),
+        ([("cookie", "txnum=x")], []),
+        ([("cookie", "other=12")], []),
+    ):
+        watcher = replica()
+        middleware = LiteFSMiddleware(Handler(), watcher.watcher, accept=["txnum", "__txid"])
+        assert (await call(middleware, "GET", "/", headers)).cookie is None
+        assert watcher.waits == waited
+
+
+async def test_an_older_deployments_cookie_that_is_lost_is_deleted() -> None:
+    """It would be lost once more with each request."""
+    middleware = LiteFSMiddleware(Handler(), FakeWatcher().watcher, accept=["txnum"])
+    reply = await call(middleware, "GET", "/", [("cookie", "txnum=99")])
+    ours, theirs = reply.all("set-cookie")
+    assert ours.startswith(f"litefs_pos={HERE}; ")
+    assert theirs.startswith("txnum=; Max-Age=0; Path=/")
+    assert reply.header("litefs-lost") == f"{99:016x}"
+
+
+# What a client may send.
+
+
+@pytest.mark.parametrize(
+    ("raw", "token"),
+    [
+        (str(AHEAD), AHEAD),
+        (str(AHEAD).upper(), AHEAD),
+        ("12", 12),
+        ("000000000000000c", 12),
+        ("pin", PIN),
+        ("ffffffffffffffff/0000000000000000", Position(2**64 - 1, 0)),
+        ("18446744073709551615", PIN),
+        ("18446744073709551616", Verdict.GARBAGE),
+        ("000000000000000c/", Verdict.GARBAGE),
+        ("000000000000000c/12", Verdict.GARBAGE),
+        ("000000000000000c/zzzzzzzzzzzzzzzz", Verdict.GARBAGE),
+        (f"{AHEAD}\n", Verdict.GARBAGE),
+        (f" {AHEAD}", Verdict.GARBAGE),
+        (f"{AHEAD}.AAAAAAAAAAAAAAAAAAAAAA", Verdict.GARBAGE),
+        ("PIN", Verdict.GARBAGE),
+    ],
+)
+def test_what_is_a_token(raw: str, token: object) -> None:
+    """A position, a TXID alone in either way of writing it, a pin; all else is garbage."""
+    assert Options().tokens("app.db").decode(raw.encode()) == token
+
+
+def test_a_signature_is_of_one_database_and_one_cookie() -> None:
+    """Another application with the same secret, or another database of this one, takes it for forged."""
+    ours = Options(secret="s").tokens("app.db")
+    for token in (AHEAD, PIN, 12):
+        signed = ours.encode(token).encode()
+        assert ours.decode(signed) == token
+        assert Options(secret="s").tokens("other.db").decode(signed) is Verdict.FORGED
+        assert Options(secret="s", cookie="other").tokens("app.db").decode(signed) is Verdict.FORGED
+        assert Options(secret="s", cookie="other").accepted("txnum")[1].decode(signed) is Verdict.GARBAGE
+
+
+def test_a_position_in_a_cookie_of_another_deployment_is_its_txid() -> None:
+    """litefs-js and LiteFS's proxy know no more."""
+    assert Tokens("txnum", "decimal").encode(AHEAD) == "12"
+    assert Tokens("__txid", "hex").encode(AHEAD) == "000000000000000c"
+
+
+async def test_a_forged_pin_is_ignored() -> None:
+    """With a secret, nobody can send a read to the primary by making one up."""
+    watcher = replica()
+    assert (await ask(watcher, "GET", "pin", secret="s")).status == 200
+    assert watcher.waits == []
+
+
+async def test_a_mark_without_a_position_on_a_replica_pins() -> None:
+    """It has written under the HALT lock, and what it wrote is on the primary."""
+    watcher = replica()
+    watcher.file = OSError("frozen")
+    reply = await ask(watcher, "GET", None, Handler(mark_written))
+    assert (reply.cookie or "").startswith("litefs_pos=pin; ")
