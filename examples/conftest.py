@@ -113,7 +113,7 @@ class Browser:
             headers["fly-replay-src"] = f"instance={hostname};region=ams;t=1"
             target = answer.headers["fly-replay"].removeprefix("instance=")
             answer = self.ask_node(target, method, path, headers, form or {})
-        if cookie := re.match("txnum=[^;]+(?=; )", answer.headers.get("set-cookie", "")):
+        if cookie := re.match("litefs_pos=[^;]+(?=; )", answer.headers.get("set-cookie", "")):
             self.cookie = cookie[0]
         return answer
 

@@ -56,7 +56,7 @@ def test_a_write_on_a_replica_is_sent_on(urls: dict[str, str]) -> None:
     answer = ask_url(f"{urls['replica']}/entries", {"name": "A guest", "text": "Hello."})
     assert (answer.status, answer.headers["location"]) == (303, "/")
     assert "fly-replay" not in answer.headers
-    assert answer.headers["set-cookie"].startswith("txnum=3; ")
+    assert answer.headers["set-cookie"].startswith("litefs_pos=0000000000000003/")
     assert "Secure" not in answer.headers["set-cookie"]
     assert "<b>A guest</b> Hello." in ask_url(urls["primary"]).text
 
@@ -88,7 +88,7 @@ def test_the_readme_s_commands(urls: dict[str, str], tmp_path: Path) -> None:
     first, written, last = printed
     assert json.loads(first) == {"node": "node-b", "role": "replica", "primary": "127.0.0.1", "txid": 2, "entries": []}
     assert written.startswith("HTTP/1.1 303 See Other\n")
-    assert "set-cookie: txnum=3; " in written
+    assert "set-cookie: litefs_pos=0000000000000003/" in written
     assert json.loads(last) == {
         "node": "node-b",
         "role": "replica",

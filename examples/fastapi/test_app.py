@@ -81,7 +81,7 @@ def test_a_write_on_a_replica_is_replayed(nodes: Nodes) -> None:
 def test_the_cookie_is_for_https_only(nodes: Nodes) -> None:
     """Unless SECURE_COOKIES says otherwise, which the Compose example does."""
     response = nodes.clients["node-a"].post("/entries", data={"name": "A guest", "text": "Hello."})
-    assert response.headers["set-cookie"].startswith("txnum=3; ")
+    assert response.headers["set-cookie"].startswith("litefs_pos=0000000000000003/")
     assert "Secure" in response.headers["set-cookie"]
 
 
