@@ -18,13 +18,22 @@ from django.db import ConnectionHandler, connections
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncRequestFactory, RequestFactory, override_settings
 
-from litefs_watch import NotPrimary, Role
-from litefs_watch.django import FlyReplay, LiteFSMiddleware, Redirect, get_awaitable_watcher, get_watcher, mark_written
+from litefs_watch import NotPrimary, Position, Role
+from litefs_watch.django import (
+    FlyReplay,
+    LiteFSMiddleware,
+    Redirect,
+    get_awaitable_watcher,
+    get_watcher,
+    lost_transaction,
+    mark_written,
+)
 from litefs_watch.testing import SimulatedNode
 from tests.django.configured import configure
 
 configure()
 SOON = 10.0
+AHEAD = f"litefs_pos={Position(9, 1)}"
 Ask = Callable[..., HttpResponse]
 
 
@@ -111,7 +120,7 @@ def test_a_read_waits(ask: Ask, node: SimulatedNode) -> None:
         threading.Thread(target=node.commit).start()
 
     inner._tx_waiters.add = add_and_commit  # type: ignore[method-assign]
-    response = ask(page, "GET", "/", cookie="txnum=2")
+    response = ask(page, "GET", "/", cookie="litefs_pos=2")
     assert (response.status_code, response.content) == (200, b"page")
     assert response.headers["vary"] == "cookie"
     assert not response.cookies
@@ -132,8 +141,8 @@ def test_a_view_that_writes_and_says_so(ask: Ask, node: SimulatedNode) -> None:
 
     response = ask(view, "GET", "/")
     assert response.cookies["theirs"].value == "1"
-    ours = response.cookies["txnum"]
-    assert ours.value == str(node.position().txid)
+    ours = response.cookies["litefs_pos"]
+    assert ours.value == str(node.position())
     assert (ours["max-age"], ours["path"], ours["samesite"], ours["httponly"], ours["secure"]) == (
         "300",
         "/",
@@ -144,6 +153,27 @@ def test_a_view_that_writes_and_says_so(ask: Ask, node: SimulatedNode) -> None:
     assert response.headers["litefs-txid"] == ours.value
     assert response.headers["cache-control"] == "private"
     assert response.headers["vary"] == "accept, cookie"
+
+
+@pytest.mark.parametrize("token", [Position(1, 7), Position(9, 7)], ids=["of another history", "ahead"])
+def test_what_is_lost(ask: Ask, node: SimulatedNode, configured: Any, token: Position) -> None:
+    """Is told to the view before it answers, and to the client, whose token is replaced."""
+    configured(timeout=0.01)
+    node.become_primary()
+    at = node.position()
+    get_watcher().wait_for_role(Role.PRIMARY, timeout=SOON)
+    get_watcher().wait_for_tx(at, timeout=SOON)
+
+    def view(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(f"{lost_transaction(request)} {request.META.get('litefs_watch.lost')}")
+
+    response = ask(view, "GET", "/", cookie=f"litefs_pos={token}")
+    assert response.content == b"%d %d" % (token.txid, token.txid)
+    assert response.headers["litefs-lost"] == f"{token.txid:016x}"
+    assert response.cookies["litefs_pos"].value == str(at)
+    response = ask(view, "GET", "/", cookie=f"litefs_pos={at}")
+    assert response.content == b"None None"
+    assert "litefs-lost" not in response.headers
 
 
 def test_a_modified_session_is_a_write(ask: Ask, node: SimulatedNode) -> None:
@@ -159,7 +189,7 @@ def test_a_modified_session_is_a_write(ask: Ask, node: SimulatedNode) -> None:
         return view
 
     in_database = SimpleNamespace(modified=True, get_model_class=None)
-    assert ask(view_with(in_database), "GET", "/").cookies["txnum"].value == "1"
+    assert ask(view_with(in_database), "GET", "/").cookies["litefs_pos"].value == str(node.position())
     for other in (SimpleNamespace(modified=True), SimpleNamespace(modified=False, get_model_class=None)):
         assert not ask(view_with(other), "GET", "/").cookies
 
@@ -286,7 +316,7 @@ def test_within_another_one_it_does_nothing(ask: Ask, configured: Any) -> None:
     configured(on_timeout="stale", timeout=0.01)
     inner = LiteFSMiddleware(page)
     inner._begin = unreached  # type: ignore[method-assign]
-    response = ask(inner, "GET", "/", cookie="txnum=9")
+    response = ask(inner, "GET", "/", cookie=AHEAD)
     assert response.headers["litefs-stale"] == "true"
     assert response.content == b"page"
 
@@ -306,7 +336,7 @@ def test_a_wait_within_a_transaction_is_told(
     configured(timeout=0.01, on_timeout="stale")
     middleware = LiteFSMiddleware(page)
     for _ in range(2):
-        middleware(RequestFactory().get("/", headers={"cookie": "txnum=9"}))
+        middleware(RequestFactory().get("/", headers={"cookie": AHEAD}))
     assert caplog.text.count("within a transaction on 'default'") == 1
 
 
@@ -325,10 +355,10 @@ def test_the_watcher_of_the_process(node: SimulatedNode, configured: Any) -> Non
 def test_a_handler_from_before_the_settings_were_overridden(configured: Any) -> None:
     """As Django's test client keeps one: it works with the new ones, and afterwards with the old ones again."""
     middleware: Any = LiteFSMiddleware(page)
-    stale = RequestFactory().get("/", headers={"cookie": "txnum=9"})
+    stale = RequestFactory().get("/", headers={"cookie": AHEAD})
     with override_settings(LITEFS_WATCH=django_settings.LITEFS_WATCH | {"on_timeout": "stale", "timeout": 0.01}):
         assert middleware(stale).headers["litefs-stale"] == "true"
-    assert middleware(RequestFactory().get("/", headers={"cookie": "txnum=9"})).status_code == 409
+    assert middleware(RequestFactory().get("/", headers={"cookie": AHEAD})).status_code == 409
 
 
 @pytest.mark.parametrize("name", [":memory:", "file:memorydb_default?mode=memory&cache=shared"])
