@@ -19,7 +19,7 @@ from litefs_watch.django.conf import get_awaitable_watcher, get_watcher, load_or
 from litefs_watch.replay import Answering, target
 from litefs_watch.web.error_signals import listen_for_reports
 from litefs_watch.web.waiting import AsyncGate, BlockingGate
-from litefs_watch.wsgi.environ import headers_of, query_of, raw_path_of
+from litefs_watch.wsgi.environ import LOST_KEY, headers_of, query_of, raw_path_of
 
 logger = logging.getLogger("litefs_watch")
 
@@ -32,7 +32,8 @@ class LiteFSMiddleware:
     What `litefs_watch.asgi.LiteFSMiddleware` does, configured by the setting ``LITEFS_WATCH`` (`litefs_watch.django.conf`).
     A request waits before whatever opens a transaction or reads a session. A session in the database that was modified
     counts as a write. A view's refused write, `NotPrimary` and `NoPrimary` never become an error page, nor a mail to
-    ``ADMINS``. Sync under WSGI; under ASGI async, where no thread waits with a request.
+    ``ADMINS``. What is lost is in ``META`` as ``litefs_watch.lost``. Sync under WSGI; under ASGI async, where no thread
+    waits with a request.
 
     Raises `ImproperlyConfigured` when Django builds its handler and ``LITEFS_WATCH`` can't work.
     """
@@ -77,6 +78,7 @@ class LiteFSMiddleware:
             self._warn_in_transaction(exchange)
             if (action := self._gate.enter(exchange)) is not RUN:
                 return self._answer(request, action)
+            _tell_lost(exchange, request)
         try:
             response = self.get_response(request)
         except Exception as error:  # DEBUG_PROPAGATE_EXCEPTIONS
@@ -106,8 +108,10 @@ class LiteFSMiddleware:
         exchange = self._begin(request)
         if exchange is None:
             return await self.get_response(request)
-        if exchange.asks and (action := await self._async_gate.enter(exchange)) is not RUN:
-            return await self._answer_async(request, action)
+        if exchange.asks:
+            if (action := await self._async_gate.enter(exchange)) is not RUN:
+                return await self._answer_async(request, action)
+            _tell_lost(exchange, request)
         try:
             response = await self.get_response(request)
         except Exception as error:  # as above
@@ -175,6 +179,11 @@ class LiteFSMiddleware:
             raise TypeError(f"not an answer: {action}")
         logger.warning("503 for %s: %s %s", named(request.method or "GET", request.path), action.reason, action.detail)
         return _to_response(refusal(action.reason))
+
+
+def _tell_lost(exchange: Exchange, request: HttpRequest) -> None:
+    if exchange.lost is not None:
+        request.META[LOST_KEY] = exchange.lost
 
 
 def _look(exchange: Exchange, request: HttpRequest, response: HttpResponse) -> None:

@@ -7,6 +7,9 @@ from typing import Any
 
 from litefs_watch.replay import target
 
+LOST_KEY = "litefs_watch.lost"
+"""Where the environ, and the ``META`` of Django's request, has what `lost_transaction` says, if that is anything."""
+
 CHUNK = 64 * 1024
 """Bytes of a body that are read at a time."""
 

@@ -11,7 +11,7 @@ from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.web.error_signals import listen_for_reports
 from litefs_watch.web.waiting import BlockingGate
-from litefs_watch.wsgi.environ import Body, headers_of, path_of
+from litefs_watch.wsgi.environ import LOST_KEY, Body, headers_of, path_of
 from litefs_watch.wsgi.responder import Responder, Strategy
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class LiteFSMiddleware:
     """Clients read their own writes, whichever node answers; writes go to the primary. Put it outermost.
 
-    What `litefs_watch.asgi.LiteFSMiddleware` does, with the same options. ``replay`` is `FlyReplay` (the default),
+    What `litefs_watch.asgi.LiteFSMiddleware` does, with the same options. What is lost is in the environ as
+    ``litefs_watch.lost``. ``replay`` is `FlyReplay` (the default),
     `Redirect`, `Forward`, or a function ``(environ, start_response, hostname)`` that answers the request. `mark_written`
     takes Flask's and Django's request, or the environ. Exceptions that Flask and Django turn into error pages are seen
     through their signals; those that an error handler of the application's own answers, once it calls `mark_failed`.
@@ -54,6 +55,8 @@ class LiteFSMiddleware:
         if self._responder.needs_body:
             environ["wsgi.input"] = Body(environ)
         given = {**environ, SCOPE_KEY: exchange}  # Django changes the environ that it gets
+        if exchange.lost is not None:
+            given[LOST_KEY] = exchange.lost
         replaced: list[BaseException] = []
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:

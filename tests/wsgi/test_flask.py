@@ -26,7 +26,7 @@ from litefs_watch import BlockingWatcher, ConfigError, NotPrimary, Position, Rol
 from litefs_watch.consistency import mark_failed, mark_written
 from litefs_watch.replay import Redirect
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
-from litefs_watch.wsgi import LiteFSMiddleware
+from litefs_watch.wsgi import LiteFSMiddleware, lost_transaction
 
 SOON = 10.0
 
@@ -155,6 +155,49 @@ def test_the_cookie_is_set_after_a_write_only(cluster: Cluster) -> None:
     cluster.watchers["node-a"].wait_for_tx(cluster.cluster.primary.position().txid, timeout=SOON)
     assert cookie_of(cluster.ask("node-a", "POST", "/nothing")) == "litefs_pos=pin"  # it may yet commit
     assert cookie_of(cluster.ask("node-a", "GET", "/touch/2"))
+
+
+@pytest.mark.parametrize(
+    ("name", "pin"), [("txnum", "txnum=18446744073709551615"), ("__txid", None)], ids=["litefs-js", "the proxy"]
+)
+def test_the_cookies_of_others(name: str, pin: str | None) -> None:
+    """A TXID alone, as they write it, while the header is the whole position. The proxy's knows of no pin."""
+    cluster = Cluster(lag=0.01, cookie=name)
+    try:
+        written = cluster.ask("node-a", "POST", "/notes/1")
+        position = cluster.cluster.primary.position()
+        text = f"{position.txid:016x}" if name == "__txid" else str(position.txid)
+        assert written.headers["set-cookie"].startswith(f"{name}={text}; ")
+        assert written.headers["litefs-txid"] == str(position)
+        cluster.watchers["node-a"].wait_for_tx(position.txid, timeout=SOON)
+        assert cluster.ask("node-b", "GET", "/notes/1", f"{name}={text}").json == {"seen": True}
+        nothing = cluster.ask("node-a", "POST", "/nothing").headers
+        assert nothing.get("set-cookie", "").partition("; ")[0] == (pin or "")
+    finally:
+        cluster.close()
+
+
+@pytest.mark.parametrize("token", [Position(1, 7), Position(9, 7)], ids=["of another history", "ahead"])
+def test_what_is_lost(token: Position) -> None:
+    """Is told to the application before it answers, and to the client, whose token is replaced."""
+    app = flask.Flask(__name__)
+
+    @app.get("/")
+    def tell() -> list[int | None]:
+        return [lost_transaction(flask.request), flask.request.environ.get("litefs_watch.lost")]
+
+    with SimulatedNode() as node, BlockingWatcher(node.settings()) as watcher:
+        at = node.position()
+        watcher.wait_for_tx(at, timeout=SOON)
+        client = Client(LiteFSMiddleware(app.wsgi_app, watcher, timeout=0.01))
+        response = client.get("/", headers={"cookie": f"litefs_pos={token}"})
+        assert response.json == [token.txid, token.txid]
+        assert response.headers["litefs-lost"] == f"{token.txid:016x}"
+        assert cookie_of(response) == f"litefs_pos={at}"
+        assert watcher.statistics().lost == 1
+        response = client.get("/", headers={"cookie": f"litefs_pos={at}"})
+        assert response.json == [None, None]
+        assert "litefs-lost" not in response.headers
 
 
 def test_a_refused_write_is_replayed(cluster: Cluster) -> None:
