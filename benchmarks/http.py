@@ -14,7 +14,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -23,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from benchmarks.table import show
-from litefs_watch import Watcher
+from litefs_watch import Position, Watcher
 from litefs_watch.asgi import LiteFSMiddleware
 from litefs_watch.testing import SimulatedNode
 
@@ -33,7 +34,8 @@ SECONDS = 0.25
 SERVED_ROUNDS = 41
 CONNECTIONS = 16
 
-# What a browser sends with a page; the second has our cookie, for a transaction that the node has.
+# What a browser sends with a page; the second has our cookie, with the position that the node has.
+AT = Position(2, 0x8F1C0D2E3B4A5968)
 HEADERS = [
     (b"host", b"localhost:8000"),
     (b"user-agent", b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
@@ -44,7 +46,7 @@ HEADERS = [
     (b"sec-fetch-mode", b"navigate"),
     (b"cookie", b"session=0123456789abcdef0123456789abcdef; theme=dark"),
 ]
-MET = [*HEADERS[:-1], (b"cookie", HEADERS[-1][1] + b"; txnum=1")]
+MET = [*HEADERS[:-1], (b"cookie", HEADERS[-1][1] + f"; litefs_pos={AT}".encode())]
 
 
 async def bare(scope: Any, receive: Any, send: Any) -> None:
@@ -53,15 +55,22 @@ async def bare(scope: Any, receive: Any, send: Any) -> None:
 
 
 def base_http(watcher: Watcher) -> Any:
-    """What one would write: wait for the cookie's transaction, then go on."""
+    """What one would write: wait for the cookie's position, then go on."""
 
     async def dispatch(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        txid = request.cookies.get("txnum", "")
-        if txid.isdecimal() and not watcher.is_primary:
-            await watcher.wait_for_tx(int(txid), timeout=0.5)
+        position = request.cookies.get("litefs_pos")
+        if position is not None and not watcher.is_primary:
+            await watcher.wait_for_tx(Position.parse(position), timeout=0.5)
         return await call_next(request)
 
     return BaseHTTPMiddleware(bare, dispatch=dispatch)
+
+
+@contextmanager
+def replica() -> Iterator[SimulatedNode]:
+    with SimulatedNode(primary="node-b") as node:
+        node.commit(txid=AT.txid, checksum=AT.checksum)
+        yield node
 
 
 async def receive() -> dict[str, Any]:
@@ -97,7 +106,7 @@ async def microseconds(app: Any, headers: list[tuple[bytes, bytes]]) -> float:
 
 
 async def in_process() -> None:
-    with SimulatedNode(primary="node-b") as node:
+    with replica() as node:
         async with Watcher(node.settings()) as watcher:
             ours = LiteFSMiddleware(bare, watcher)
             ways = {
@@ -121,7 +130,7 @@ def serve(way: str, descriptor: int) -> None:
     """In a process of its own: uvicorn with one of the applications."""
 
     async def run() -> None:
-        with SimulatedNode(primary="node-b") as node:
+        with replica() as node:
             async with Watcher(node.settings()) as watcher:
                 app = {"bare": bare, "ours": LiteFSMiddleware(bare, watcher), "base": base_http(watcher)}[way]
                 config = uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False)
