@@ -73,6 +73,9 @@ class Exchange:
     garbage = False
     """Whether our cookie is there and is no token."""
 
+    found: Where | None = None
+    """Set by the shell: what is on disk says of a token that is from before what the watcher knows."""
+
     waited = False
     """Set by the shell when the wait for the TXID is over, however it ended."""
     held = False

@@ -112,6 +112,11 @@ class Supervisor:
         return self._stream.health.alive
 
     @property
+    def data_dir(self) -> Path | None:
+        """LiteFS's data directory, as far as it is known."""
+        return self._files.data_dir
+
+    @property
     def status(self) -> dict[str, SourceStatus]:
         return {name: source.health.status for name, source in self._sources.items()}
 

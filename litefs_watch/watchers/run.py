@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
@@ -212,6 +213,11 @@ class Run:
         raise WaitTimeout(self.board.late(waiter).format(f"{timeout:g} s"))
 
     # What is known.
+
+    @property
+    def data_dir(self) -> Path | None:
+        """LiteFS's data directory: as set, or as LiteFS says; None where it is not known."""
+        return self.supervisor.data_dir if self.supervisor is not None else None
 
     def view(self, database: str) -> View:
         """Of this node and one database, as of one moment. Standalone, every transaction is here."""

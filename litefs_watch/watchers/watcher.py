@@ -21,6 +21,7 @@ from litefs_watch.watchers.parking import cancellation_point, park, spot_in
 
 if TYPE_CHECKING:
     import asyncio
+    from pathlib import Path
 
     from litefs_watch.core.history import View
     from litefs_watch.status import Statistics, Status
@@ -183,6 +184,11 @@ class Watcher:
     def view(self, database: str | None = None) -> View:
         """What is known of this node and of one database, as of one moment: for who decides about a request."""
         return self._known_run().view(self.settings.database_or_default(database))
+
+    @property
+    def data_dir(self) -> Path | None:
+        """LiteFS's data directory: as set, or as LiteFS says; None where it is not known."""
+        return self._known_run().data_dir
 
     def count_lost(self) -> None:
         """One more client has been told that what it had written is lost: for `statistics`."""

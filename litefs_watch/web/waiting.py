@@ -11,13 +11,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import anyio
 
 from litefs_watch.changes import Role
 from litefs_watch.consistency import Action, Exchange, Hold, Node, Options, Policy, Refuse, Token, Wait
+from litefs_watch.core.history import View
 from litefs_watch.errors import NotPrimary, TransactionLost, WaitTimeout, WatcherClosed
 from litefs_watch.position import Position, Where
+from litefs_watch.sources.ltx import where_on_disk
+from litefs_watch.sources.thread import CallThread
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.bridge import AwaitableWatcher
 from litefs_watch.watchers.watcher import Watcher
@@ -37,6 +41,12 @@ _RESET = "this node's database was reset to an earlier state while a request rea
 _UNREADABLE = "a response carries no position: it is unreadable: %s"
 
 
+def _where(view: View, found: Where, token: Token) -> Where | None:
+    """What the watcher can say of a token, and what the disk says where that is nothing."""
+    told = view.where(token)
+    return found if told is Where.UNTOLD else told
+
+
 def _nowhere(token: Token) -> None:
     """What a watcher that is stopped can say of a token."""
 
@@ -54,7 +64,7 @@ class _Gate:
         self._counting = threading.Lock()
         self._said_lost_at = float("-inf")
 
-    def node(self) -> Node:
+    def node(self, exchange: Exchange) -> Node:
         """The node as it is now. Where the watcher was stopped nothing is known, and nobody may wait."""
         known = self._known
         room = self._waiting < self._max_waiting
@@ -62,13 +72,27 @@ class _Gate:
             view = known.view(self.database)
         except WatcherClosed:
             return Node(Role.UNKNOWN, None, self.hostname, None, _nowhere, room=False)
-        return Node(*view.standing, self.hostname, view.position, view.where, view.vouched, room)
+        where = view.where if exchange.found is None else partial(_where, view, exchange.found)
+        return Node(*view.standing, self.hostname, view.position, where, view.vouched, room)
+
+    def _lookup(self, exchange: Exchange) -> Callable[[], Where] | None:
+        """What reads from the disk of which history a token is, if it is from before what the watcher knows."""
+        token = exchange.token
+        if not isinstance(token, Position) or exchange.found is not None:
+            return None
+        if self.node(exchange).where(token) is not Where.UNTOLD:
+            return None
+        data_dir = self._known.data_dir
+        return None if data_dir is None else partial(where_on_disk, data_dir, self.database, token)
 
     def is_met(self, exchange: Exchange) -> bool:
         """Whether this is a read whose token is met: it runs on every node, whatever its role. Short for `enter`."""
         if exchange.writes or exchange.token is None:
             return False
         try:
+            if isinstance(exchange.token, Position):  # one that is untold may have to be looked up
+                view = self._known.view(self.database)
+                return view.everything or (view.lineage is not None and view.lineage.has(exchange.token))
             return self._known.has_tx(exchange.token, self.database)
         except WatcherClosed:
             return False
@@ -78,7 +102,7 @@ class _Gate:
         is reset, and what was read then is of neither history; such a read goes to the primary, which can tell."""
         if exchange.token is None or exchange.writes or exchange.written or exchange.stale or exchange.role is Role.PRIMARY:
             return
-        if not self.is_met(exchange) and self.node().where(exchange.token) in (Where.AHEAD, Where.ELSEWHERE):
+        if not self.is_met(exchange) and self.node(exchange).where(exchange.token) in (Where.AHEAD, Where.ELSEWHERE):
             exchange.reset = NotPrimary(None, _RESET)
 
     def _say_lost(self, exchange: Exchange) -> None:
@@ -108,14 +132,14 @@ class _Gate:
             exchange.held = True
 
     def _decide(self, exchange: Exchange) -> Action:
-        return self.policy.decide(exchange, self.node())
+        return self.policy.decide(exchange, self.node(exchange))
 
     def _fail(self, exchange: Exchange, error: BaseException) -> Action:
-        return self.policy.failed(exchange, self.node(), error) or _NOW_PRIMARY
+        return self.policy.failed(exchange, self.node(exchange), error) or _NOW_PRIMARY
 
     def is_fault_of_node(self, exchange: Exchange, error: BaseException) -> bool:
         """Whether the exception says that the request belongs elsewhere, so that `failed` is to answer it."""
-        return self.policy.failed(exchange, self.node(), error) is not None
+        return self.policy.failed(exchange, self.node(exchange), error) is not None
 
 
 class BlockingGate(_Gate):
@@ -135,19 +159,22 @@ class BlockingGate(_Gate):
 
     def headers(self, exchange: Exchange, sent: HeaderList) -> list[tuple[bytes, bytes]]:
         """What is added to the headers that the application has ``sent``, when the response starts."""
-        position = self._read_position() if self.policy.wants_position(exchange, self.node()) else None
-        added = self.policy.headers(exchange, self.node(), position, sent)
+        position = self._read_position() if self.policy.wants_position(exchange, self.node(exchange)) else None
+        added = self.policy.headers(exchange, self.node(exchange), position, sent)
         self._say_lost(exchange)
         return added
 
     def _settle(self, exchange: Exchange, decide: Callable[[], Action]) -> Action:
-        while isinstance(action := decide(), Wait | Hold):
+        while True:
+            if (lookup := self._lookup(exchange)) is not None:
+                exchange.found = lookup()
+            if not isinstance(action := decide(), Wait | Hold):
+                return action
             self._begin_wait()
             try:
                 self._wait(action)
             finally:
                 self._end_wait(exchange, action)
-        return action
 
     def _wait(self, action: Wait | Hold) -> None:
         try:
@@ -183,6 +210,7 @@ class AsyncGate(_Gate):
     def __init__(self, watcher: Watcher | AwaitableWatcher, database: str | None, options: Options) -> None:
         super().__init__(watcher.watcher if isinstance(watcher, AwaitableWatcher) else watcher, database, options)
         self._watcher = watcher
+        self._disk = CallThread("litefs_watch disk")
 
     async def enter(self, exchange: Exchange) -> Action:
         """As `BlockingGate.enter`."""
@@ -194,19 +222,23 @@ class AsyncGate(_Gate):
 
     async def headers(self, exchange: Exchange, sent: HeaderList) -> list[tuple[bytes, bytes]]:
         """As `BlockingGate.headers`. None are added where the position can't be read within `READ_TIMEOUT`."""
-        position = await self._read_position() if self.policy.wants_position(exchange, self.node()) else None
-        added = self.policy.headers(exchange, self.node(), position, sent)
+        position = await self._read_position() if self.policy.wants_position(exchange, self.node(exchange)) else None
+        added = self.policy.headers(exchange, self.node(exchange), position, sent)
         self._say_lost(exchange)
         return added
 
     async def _settle(self, exchange: Exchange, decide: Callable[[], Action]) -> Action:
-        while isinstance(action := decide(), Wait | Hold):
+        while True:
+            if (lookup := self._lookup(exchange)) is not None:
+                with anyio.move_on_after(READ_TIMEOUT):
+                    exchange.found = await self._disk.run(lookup)
+            if not isinstance(action := decide(), Wait | Hold):
+                return action
             self._begin_wait()
             try:
                 await self._wait(action)
             finally:
                 self._end_wait(exchange, action)
-        return action
 
     async def _wait(self, action: Wait | Hold) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import anyio
@@ -42,6 +43,7 @@ class FakeWatcher:
         self.waits: list[tuple[Any, ...]] = []
         self.reads = 0
         self.lost = 0
+        self.data_dir: Path | None = None
         self.confirmed = True
         """Whether anything confirms what is known."""
         self.follows = True

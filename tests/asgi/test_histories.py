@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from litefs_watch import Position, Role
 from litefs_watch.asgi import LiteFSMiddleware, lost_transaction, mark_written
 from litefs_watch.asgi.types import Scope
 from litefs_watch.consistency import PIN, Options, Tokens, Verdict
+from litefs_watch.testing.ltx import ltx_file, ltx_name
 from tests.asgi.fakes import FakeWatcher, Handler, Reply, call, replica, unknown
 
 HERE, AHEAD, ELSEWHERE, UNTOLD = Position(10, 1), Position(12, 1), Position(10, 2), Position(9, 1)
@@ -103,6 +105,38 @@ async def test_a_primary_that_is_one_no_longer_says_nothing(method: str) -> None
     watcher.during = lambda: watcher.become(Role.REPLICA, "node-b")
     reply = await ask(watcher, method, ELSEWHERE, handler)
     assert (reply.status, reply.header("fly-replay"), handler.runs) == (409, "instance=node-b", 0)
+
+
+@pytest.mark.parametrize(("checksum", "lost"), [(UNTOLD.checksum, None), (77, f"{UNTOLD.txid:016x}")])
+async def test_what_a_node_no_longer_knows_is_looked_up_on_its_disk(tmp_path: Path, checksum: int, lost: str | None) -> None:
+    """LiteFS keeps its transactions for ten minutes: one that is there with another checksum is lost."""
+    folder = tmp_path / "dbs" / "app.db" / "ltx"
+    folder.mkdir(parents=True)
+    before = Position(UNTOLD.txid - 1, 5)
+    written = Position(UNTOLD.txid, checksum)
+    (folder / ltx_name(written, before)).write_bytes(ltx_file(written, before, 2))
+    for watcher, status in ((FakeWatcher(), 200), (replica(), 200 if lost is None else 409)):
+        watcher.data_dir = tmp_path
+        reply = await ask(watcher, "GET", UNTOLD)
+        assert reply.status == status
+        assert reply.header("litefs-lost") == (lost if watcher.role is Role.PRIMARY else None)
+
+
+async def test_it_is_looked_up_when_the_wait_is_over_too(tmp_path: Path) -> None:
+    """Who is held until this node is the primary has not been looked at before."""
+    folder = tmp_path / "dbs" / "app.db" / "ltx"
+    folder.mkdir(parents=True)
+    before, written = Position(UNTOLD.txid - 1, 5), Position(UNTOLD.txid, 77)
+    (folder / ltx_name(written, before)).write_bytes(ltx_file(written, before, 2))
+    watcher = unknown()
+    watcher.data_dir, watcher.confirmed = tmp_path, False
+
+    def take_over() -> None:
+        watcher.confirmed = True
+        watcher.become(Role.PRIMARY)
+
+    watcher.during = take_over
+    assert (await ask(watcher, "GET", UNTOLD)).header("litefs-lost") == f"{UNTOLD.txid:016x}"
 
 
 async def test_lost_transactions_are_not_logged_each_by_itself(caplog: pytest.LogCaptureFixture) -> None:

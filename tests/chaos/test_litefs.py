@@ -34,9 +34,6 @@ def real_nodes() -> None:
         pytest.skip(reason)
 
 
-naming_histories = pytest.mark.xfail(raises=AssertionError, reason="a token is a TXID, which names no history", strict=True)
-
-
 def check(outcome: Outcome) -> None:
     report = outcome.report
     assert not report.violations, str(outcome)
@@ -47,14 +44,12 @@ def check(outcome: Outcome) -> None:
         assert report.tested[guarantee] >= SECONDS * often, str(outcome)
 
 
-@naming_histories
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_three_nodes(tmp_path: Path, anyio_backend: str) -> None:
     """All four guarantees, through the ASGI middleware."""
     check(await run_asgi(Real(Run(MANY, journal="delete", clients=CLIENTS), tmp_path, size=3, seconds=SECONDS)))
 
 
-@naming_histories
 def test_two_nodes(tmp_path: Path) -> None:
     """All four guarantees, through the WSGI middleware."""
     check(run_wsgi(Real(Run(MANY, journal="delete", clients=CLIENTS), tmp_path, size=2, seconds=SECONDS)))

@@ -1,5 +1,9 @@
 """Whatever goes wrong on a simulated cluster: no session's guarantee is broken, as its client sees it behind Fly's edge.
 
+That is the aim. What is held today: nothing is written twice, nor although it was refused; no request goes in circles; what
+a fail-over has lost is said. Some violations are left: a run that has any, or that has put a guarantee to the test too
+seldom, is an expected failure, and says so.
+
 A run that fails prints its seed: with that in LITEFS_WATCH_CHAOS_SEED the same requests and the same faults come again, each
 in the same order; how they interleave is up to the machine.
 """
@@ -17,29 +21,30 @@ REQUESTS = 3360
 OFTEN = 170
 """How often each guarantee must have been put to the test in a run: three of them promise all four, so over 500 in all."""
 
-naming_histories = pytest.mark.xfail(raises=AssertionError, reason="a token is a TXID, which names no history", strict=True)
+MANY, TOLD = 20, 0.75
+"""Where so many acknowledged writes are lost, this share of them at least is said to who wrote them. A client that comes
+back no more can't be told, nor can one whose primary got what it has as a snapshot, which names nothing before its end."""
 variants = pytest.mark.parametrize("monotonic", [True, False], ids=["monotonic", "own writes"])
 
 
 def check(outcome: Outcome) -> None:
     report = outcome.report
-    assert not report.violations, str(outcome)
     assert not report.refused_but_written, str(outcome)
     assert not report.written_twice, str(outcome)
     assert not outcome.edge.loops, str(outcome)
-    assert min(report.tested.values()) >= OFTEN, str(outcome)
     assert isinstance(outcome.driver, Driver)
-    assert not outcome.driver.missing, str(outcome)
+    if len(report.lost) >= MANY:
+        assert len(report.told) >= TOLD * len(report.lost), str(outcome)
+    if report.violations or min(report.tested.values()) < OFTEN or outcome.driver.missing:
+        pytest.xfail(f"not reached yet: no violation, each guarantee put to the test often, each fault whole\n{outcome}")
 
 
-@naming_histories
 @variants
 async def test_no_guarantee_is_broken(monotonic: bool) -> None:
     """Through the ASGI middleware: all four with ``monotonic=True``, read your writes without."""
     check(await run_asgi(Simulated(Run(REQUESTS, monotonic=monotonic))))
 
 
-@naming_histories
 @variants
 def test_no_guarantee_is_broken_in_threads(monotonic: bool) -> None:
     """The same through the WSGI middleware, each client in a thread."""
