@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from litefs_watch.changes import Role
 from litefs_watch.consistency import (
+    PIN,
     RUN,
     SAFE_METHODS,
     Answer,
@@ -142,7 +143,7 @@ async def check_cookie_for_transactional_consistency(
 ) -> Consistency:
     """What the value of the cookie calls for, after a wait of at most ``timeout`` seconds. None: there is no cookie.
 
-    On the primary nothing is waited for. Raises `ConfigError`.
+    On the primary nothing is waited for; a pin (2^64-1) goes there at once, and stays. Raises `ConfigError`.
     """
     if tx_number is None:
         return Consistency("ok")
@@ -160,7 +161,9 @@ async def check_cookie_for_transactional_consistency(
             return Consistency("replay", action.hostname)
         if action is not RUN:
             return Consistency("unavailable")
-        if using.is_primary and txid_of(exchange.token or 0) > await get_tx_number(None, database_filename, watcher=using):
+        token = txid_of(exchange.token or 0)
+        # A pin stays: what its client has written is on no replica for sure, and only the middleware can replace it.
+        if using.is_primary and token != PIN and token > await get_tx_number(None, database_filename, watcher=using):
             return Consistency("delete-cookie")
     return Consistency("ok")
 

@@ -138,6 +138,7 @@ async def test_the_cookie_on_the_primary(node: SimulatedNode, watcher: Watcher |
 async def test_the_cookie_on_a_replica(node: SimulatedNode, watcher: Watcher | None) -> None:
     """A replica that has caught up keeps it: the next request may reach another one. litefs-js deletes it."""
     node.set_primary("node-b")
+    node.heartbeat()  # until node-b is heard, nothing vouches for what is here
     await settled(watcher, Role.REPLICA)
     assert await check_cookie_for_transactional_consistency("1", watcher=watcher) == Consistency("ok")
     late = await check_cookie_for_transactional_consistency("9", timeout=0.05, watcher=watcher)
@@ -146,6 +147,16 @@ async def test_the_cookie_on_a_replica(node: SimulatedNode, watcher: Watcher | N
     await settled(watcher, Role.UNKNOWN)
     late = await check_cookie_for_transactional_consistency("9", timeout=0.05, watcher=watcher)
     assert late == Consistency("unavailable")
+
+
+async def test_a_pin(node: SimulatedNode, watcher: Watcher | None) -> None:
+    """Which the middleware sets on another node: the primary keeps it, and a replica sends it there without a wait."""
+    assert await check_cookie_for_transactional_consistency(2**64 - 1, watcher=watcher) == Consistency("ok")
+    node.set_primary("node-b")
+    await settled(watcher, Role.REPLICA)
+    with anyio.fail_after(SOON):
+        pinned = await check_cookie_for_transactional_consistency(2**64 - 1, timeout=100 * SOON, watcher=watcher)
+    assert pinned == Consistency("replay", "node-b")
 
 
 async def test_ensure(node: SimulatedNode, watcher: Watcher | None) -> None:
