@@ -177,6 +177,38 @@ def test_the_cookies_of_others(name: str, pin: str | None) -> None:
         cluster.close()
 
 
+def test_a_write_that_commits_after_its_response() -> None:
+    """Pins its client: the next read goes to the primary without a wait, and is there told of the position."""
+    cluster = Cluster(lag=0.01, timeout=1, max_ahead=2**64)
+    try:
+        cookie = cookie_of(cluster.ask("node-a", "POST", "/nothing"))
+        assert cookie == "litefs_pos=pin"
+        position = cluster.cluster.execute("INSERT INTO notes VALUES (1)")
+        read = cluster.ask("node-b", "GET", "/notes/1", cookie)
+        assert (read.json, cluster.replays) == ({"seen": True}, 1)
+        assert cluster.watchers["node-b"].statistics().timeouts == 0
+        assert cookie_of(read) == f"litefs_pos={position}"
+        assert cluster.ask("node-b", "GET", "/notes/1", cookie_of(read)).json == {"seen": True}
+        assert cluster.replays == 1
+    finally:
+        cluster.close()
+
+
+def test_a_cookie_of_an_older_deployment() -> None:
+    """Is read where there is none of ours, and waited for; ours comes in addition, at the next write."""
+    cluster = Cluster(lag=0.2, accept=["txnum"], timeout=SOON)
+    try:
+        txid = cluster.cluster.execute("INSERT INTO notes VALUES (1)").txid
+        read = cluster.ask("node-b", "GET", "/notes/1", f"txnum={txid}")
+        assert (read.json, cluster.replays) == ({"seen": True}, 0)
+        assert "set-cookie" not in read.headers
+        assert cookie_of(cluster.ask("node-a", "POST", "/notes/2", f"txnum={txid}")) == (
+            f"litefs_pos={cluster.cluster.primary.position()}"
+        )
+    finally:
+        cluster.close()
+
+
 @pytest.mark.parametrize("token", [Position(1, 7), Position(9, 7)], ids=["of another history", "ahead"])
 def test_what_is_lost(token: Position) -> None:
     """Is told to the application before it answers, and to the client, whose token is replaced."""
@@ -384,9 +416,11 @@ def test_streams_are_untouched(cluster: Cluster) -> None:
 
 
 def test_standalone_runs_everything() -> None:
-    """Development without LiteFS."""
+    """Development without LiteFS: nobody is pinned."""
     with BlockingWatcher(Settings(standalone=True)) as watcher:
-        assert Client(LiteFSMiddleware(make_app(None).wsgi_app, watcher)).post("/nothing").status_code == 200
+        response = Client(LiteFSMiddleware(make_app(None).wsgi_app, watcher)).post("/nothing")
+        assert response.status_code == 200
+        assert "set-cookie" not in response.headers
 
 
 GUNICORN = """
