@@ -70,6 +70,8 @@ class Where(enum.Enum):
     """Its TXID is here with another checksum: one of the two histories is gone."""
     UNTOLD = "untold"
     """It is from before what is known."""
+    DOUBTED = "doubted"
+    """Untold, and it was here: before something that may have replaced the database."""
 
 
 def check_txid(txid: object) -> int:

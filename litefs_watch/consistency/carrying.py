@@ -71,7 +71,7 @@ class Carrying:
     def _is_doubtful(self, exchange: Exchange, node: Node) -> bool:
         """Whether the primary may have lost what the client has seen; a pin it replaces."""
         token = exchange.token
-        return token is not None and (token == PIN or node.where(token) not in (Where.HERE, Where.UNTOLD))
+        return token is not None and (token == PIN or node.where(token) not in (Where.HERE, Where.UNTOLD, Where.DOUBTED))
 
     def _is_lost(self, exchange: Exchange, node: Node, position: Position | None) -> bool:
         """Rule 4, judged by the file where that is newer than what the watcher knows."""

@@ -48,6 +48,8 @@ class Node(NamedTuple):
         where = self.where(token)
         if where is Where.HERE:
             return self.vouched or isinstance(token, Position)
+        if where is Where.DOUBTED:  # the primary was not replaced: who takes over has a history of its own
+            return self.role is Role.PRIMARY
         return where is Where.UNTOLD and self.vouched
 
 

@@ -129,6 +129,8 @@ class Policy:
             return self._to_primary(exchange, node)
         if exchange.token is None or node.has(exchange.token):
             return self._let_in(exchange, node)
+        if node.where(exchange.token) is Where.DOUBTED and node.vouched:  # no wait tells: the primary does
+            return self._in_vain(exchange, node)
         if self._may_wait(exchange, node):
             exchange.touched = True
             return Wait(exchange.token, self.options.timeout)
@@ -155,7 +157,8 @@ class Policy:
 
     def _in_vain(self, exchange: Exchange, node: Node) -> Action:
         """A read whose token is not met, and that waits no more."""
-        on_timeout, elsewhere = self.options.on_timeout, node.where(exchange.token or 0) is Where.ELSEWHERE
+        elsewhere = node.where(exchange.token or 0) in (Where.ELSEWHERE, Where.DOUBTED)
+        on_timeout = self.options.on_timeout
         if on_timeout == "stale" and not elsewhere:
             exchange.stale = exchange.touched = True
             return self._let_in(exchange, node)

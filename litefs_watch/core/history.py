@@ -64,6 +64,8 @@ class View(NamedTuple):
     """As last known."""
     lineage: Lineage | None
     """The positions that are here; None while nothing confirms what was known (the state's rule 9)."""
+    former: Lineage | None = None
+    """Those that were here, before something that may have replaced the database."""
     everything: bool = False
     """Standalone: whatever is asked for is here."""
 
@@ -74,18 +76,22 @@ class View(NamedTuple):
         if self.lineage is None:
             return Where.AHEAD if self.position is None else None
         if isinstance(wanted, Position):
-            return self.lineage.where(wanted)
+            where = self.lineage.where(wanted)
+            doubted = where is Where.UNTOLD and self.former is not None and self.former.has(wanted)
+            return Where.DOUBTED if doubted else where
         return Where.HERE if wanted <= self.lineage.last.txid else Where.AHEAD
 
 
 class History:
     """The lineage of one database up to where it is, and what came before a gap."""
 
-    __slots__ = ("_doubted", "_older", "lineage")
+    __slots__ = ("_doubted", "_older", "former", "lineage")
 
     def __init__(self, position: Position) -> None:
         self.lineage = Lineage.of(position)
         """Ends with the database's position."""
+        self.former: Lineage | None = None
+        """What it was before the last time that the database may have been replaced, and something else followed."""
         self._older: Lineage | None = None
         self._doubted = False
 
@@ -103,7 +109,10 @@ class History:
         last = self.lineage.last
         if position.txid > last.txid:
             if self._doubted or not _continue(self.lineage, position):
-                self._older = None if self._doubted else self.lineage
+                if self._doubted:
+                    self._older, self.former = None, self.lineage
+                else:
+                    self._older = self.lineage
                 self.lineage = Lineage.of(position)
             elif len(self.lineage.checksums) > limit:
                 self.trim(limit)
@@ -111,6 +120,7 @@ class History:
             return 0
         index = position.txid - self.lineage.first
         back = self.lineage.has(position)
+        self.former = self.lineage
         self.lineage = Lineage(self.lineage.first, self.lineage.checksums[: index + 1]) if back else Lineage.of(position)
         self._older = None
         self._doubted = False
@@ -133,6 +143,8 @@ class History:
         if size > limit:
             drop = size - max(1, limit - limit // 4)
             self.lineage = Lineage(self.lineage.first + drop, self.lineage.checksums[drop:])
+        if self.former is not None and len(self.former.checksums) > limit:
+            self.former = Lineage(self.former.last.txid - limit + 1, self.former.checksums[-limit:])
         if self._older is not None and len(self._older.checksums) > limit:
             self._older = None
 

@@ -120,7 +120,9 @@ class NodeState:
         return role is Role.PRIMARY or (role is Role.REPLICA and self._following.begun)
 
     def view(self, database: str) -> View:
-        return View(self.standing, self.vouched, self.positions.get(database), self.here.get(database))
+        history = self.histories.by_database.get(database)
+        former = None if history is None else history.former
+        return View(self.standing, self.vouched, self.positions.get(database), self.here.get(database), former)
 
     def has(self, database: str, wanted: int | Position) -> Position | None:
         """What meets a wait, if it is met. May be asked from any thread."""

@@ -44,7 +44,7 @@ _UNREADABLE = "a response carries no position: it is unreadable: %s"
 def _where(view: View, found: Where, token: Token) -> Where | None:
     """What the watcher can say of a token, and what the disk says where that is nothing."""
     told = view.where(token)
-    return found if told is Where.UNTOLD else told
+    return found if told in (Where.UNTOLD, Where.DOUBTED) and found is not Where.UNTOLD else told
 
 
 def _nowhere(token: Token) -> None:
@@ -80,7 +80,7 @@ class _Gate:
         token = exchange.token
         if not isinstance(token, Position) or exchange.found is not None:
             return None
-        if self.node(exchange).where(token) is not Where.UNTOLD:
+        if self.node(exchange).where(token) not in (Where.UNTOLD, Where.DOUBTED):
             return None
         data_dir = self._known.data_dir
         return None if data_dir is None else partial(where_on_disk, data_dir, self.database, token)
@@ -102,7 +102,10 @@ class _Gate:
         is reset, and what was read then is of neither history; such a read goes to the primary, which can tell."""
         if exchange.token is None or exchange.writes or exchange.written or exchange.stale or exchange.role is Role.PRIMARY:
             return
-        if not self.is_met(exchange) and self.node(exchange).where(exchange.token) in (Where.AHEAD, Where.ELSEWHERE):
+        if self.is_met(exchange):
+            return
+        node = self.node(exchange)
+        if not node.has(exchange.token) and node.where(exchange.token) in (Where.AHEAD, Where.ELSEWHERE, Where.DOUBTED):
             exchange.reset = NotPrimary(None, _RESET)
 
     def _say_lost(self, exchange: Exchange) -> None:

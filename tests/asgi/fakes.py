@@ -43,6 +43,7 @@ class FakeWatcher:
         self.waits: list[tuple[Any, ...]] = []
         self.reads = 0
         self.lost = 0
+        self.former: Lineage | None = None
         self.data_dir: Path | None = None
         self.confirmed = True
         """Whether anything confirms what is known."""
@@ -59,7 +60,7 @@ class FakeWatcher:
 
     def view(self, database: str | None = None) -> View:
         lineage = None if self.known is None or not self.confirmed else Lineage.of(self.known)
-        return View(self.standing, self.role is not Role.UNKNOWN and self.follows, self.known, lineage)
+        return View(self.standing, self.role is not Role.UNKNOWN and self.follows, self.known, lineage, self.former)
 
     def has_tx(self, txid: int | Position, database: str | None = None) -> bool:
         view = self.view()

@@ -12,6 +12,7 @@ from litefs_watch import Position, Role
 from litefs_watch.asgi import LiteFSMiddleware, lost_transaction, mark_written
 from litefs_watch.asgi.types import Scope
 from litefs_watch.consistency import PIN, Options, Tokens, Verdict
+from litefs_watch.core.history import Lineage
 from litefs_watch.testing.ltx import ltx_file, ltx_name
 from tests.asgi.fakes import FakeWatcher, Handler, Reply, call, replica, unknown
 
@@ -139,6 +140,31 @@ async def test_it_is_looked_up_when_the_wait_is_over_too(tmp_path: Path) -> None
     assert (await ask(watcher, "GET", UNTOLD)).header("litefs-lost") == f"{UNTOLD.txid:016x}"
 
 
+async def test_what_was_here_before_a_reset_is_the_primarys_to_judge(tmp_path: Path) -> None:
+    """A replica that has a new primary's snapshot can't tell whether its old transactions are in it. Its disk can, where
+    there was no snapshot."""
+    watcher = replica()
+    watcher.former = Lineage.of(UNTOLD)
+    for on_timeout, status in (("replay", 409), ("stale", 409), ("error", 503)):
+        assert (await ask(watcher, "GET", UNTOLD, on_timeout=on_timeout)).status == status
+    assert (await ask(watcher, "GET", Position(UNTOLD.txid, 9))).status == 200
+    assert watcher.waits == []
+    folder = tmp_path / "dbs" / "app.db" / "ltx"
+    folder.mkdir(parents=True)
+    before = Position(UNTOLD.txid - 1, 5)
+    (folder / ltx_name(UNTOLD, before)).write_bytes(ltx_file(UNTOLD, before, 2))
+    watcher.data_dir = tmp_path
+    assert (await ask(watcher, "GET", UNTOLD)).status == 200
+
+
+async def test_a_primary_answers_for_what_was_here() -> None:
+    """Whoever takes over goes on in its own history."""
+    watcher = FakeWatcher()
+    watcher.former = Lineage.of(UNTOLD)
+    reply = await ask(watcher, "GET", UNTOLD)
+    assert (reply.status, reply.header("litefs-lost"), watcher.waits) == (200, None, [])
+
+
 async def test_lost_transactions_are_not_logged_each_by_itself(caplog: pytest.LogCaptureFixture) -> None:
     """A fail-over loses many; all are counted."""
     watcher = FakeWatcher()
@@ -148,13 +174,13 @@ async def test_lost_transactions_are_not_logged_each_by_itself(caplog: pytest.Lo
     assert (watcher.lost, caplog.text.count("is lost")) == (5, 1)
 
 
-@pytest.mark.parametrize("after", [Position(7, 3), Position(10, 9)])
+@pytest.mark.parametrize("after", [Position(7, 3), Position(10, 9), Position(15, 3)])
 async def test_who_was_reset_while_the_handler_ran_sends_it_to_the_primary(after: Position) -> None:
     """What was read may be of neither history. The node comes back from a fail-over, and had what the client has seen."""
     watcher = replica()
 
     def during(scope: Scope) -> None:
-        watcher.known = after
+        watcher.known, watcher.former = after, Lineage.of(HERE)
 
     reply = await ask(watcher, "GET", HERE, Handler(during))
     assert (reply.status, reply.header("fly-replay"), reply.body) == (409, "instance=node-b", b"")
