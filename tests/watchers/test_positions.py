@@ -1,0 +1,102 @@
+"""Waiting for a whole position: its history counts, and on the primary one that is in none any more is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import anyio
+import pytest
+
+from litefs_watch import BlockingWatcher, Position, Role, Settings, TransactionLost, WaitTimeout, Watcher
+from litefs_watch.testing import SimulatedCluster, SimulatedNode
+
+SOON = 10.0
+
+
+@pytest.fixture
+def node() -> Iterator[SimulatedNode]:
+    with SimulatedNode() as node:
+        yield node
+
+
+def other(position: Position) -> Position:
+    """That of another history."""
+    return Position(position.txid, position.checksum ^ 1)
+
+
+async def test_a_position_that_is_here_is_met(node: SimulatedNode) -> None:
+    """At once, and what is waited for wakes."""
+    async with Watcher(node.settings()) as watcher:
+        first = node.commit()
+        assert (await watcher.wait_for_tx(first, timeout=SOON)) == first
+        assert watcher.has_tx(first)
+        second = node.commit()
+        assert (await watcher.wait_for_tx(second, timeout=SOON)) == second
+        assert watcher.has_tx(first)
+        assert not watcher.has_tx(other(second))
+
+
+@pytest.mark.parametrize("lost", [other, lambda here: Position(here.txid + 5, 9)], ids=["elsewhere", "ahead"])
+async def test_what_is_lost_is_said_on_the_primary(node: SimulatedNode, lost: Callable[[Position], Position]) -> None:
+    """At once: no position is known before its transaction is there."""
+    async with Watcher(node.settings()) as watcher:
+        here = await watcher.wait_for_tx(node.commit(), timeout=SOON)
+        with pytest.raises(TransactionLost, match="in no history any more"):
+            await watcher.wait_for_tx(lost(here), timeout=SOON)
+
+
+@pytest.mark.parametrize("lost", [other, lambda here: Position(here.txid + 5, 9)], ids=["elsewhere", "ahead"])
+def test_what_is_lost_is_said_to_threads(node: SimulatedNode, lost: Callable[[Position], Position]) -> None:
+    """The same for `BlockingWatcher`."""
+    with BlockingWatcher(node.settings()) as watcher:
+        here = watcher.wait_for_tx(node.commit(), timeout=SOON)
+        assert watcher.has_tx(here)
+        with pytest.raises(TransactionLost):
+            watcher.wait_for_tx(lost(here), timeout=SOON)
+
+
+async def test_a_replica_waits_for_what_is_elsewhere() -> None:
+    """It may be the one that is reset; the message says what it has."""
+    with SimulatedCluster(size=2, lag=0.0) as cluster:
+        async with Watcher(cluster.replicas[0].settings()) as watcher:
+            here = await watcher.wait_for_tx(cluster.execute("CREATE TABLE t (x)"), timeout=SOON)
+            with pytest.raises(WaitTimeout, match="of another history"):
+                await watcher.wait_for_tx(other(here), timeout=0)
+            assert (watcher.role, watcher.statistics().waiters) == (Role.REPLICA, 0)
+
+
+async def test_a_replica_that_becomes_the_primary_says_it_to_who_waits() -> None:
+    """The transaction went with the old primary."""
+    with SimulatedCluster(size=2, lag=60.0) as cluster:
+        new = cluster.replicas[0]
+        async with Watcher(new.settings()) as watcher:
+            lost = cluster.execute("CREATE TABLE t (x)")
+            said: list[str] = []
+
+            async def wait() -> None:
+                try:
+                    await watcher.wait_for_tx(lost, timeout=SOON)
+                except TransactionLost as error:
+                    said.append(str(error))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                await anyio.wait_all_tasks_blocked()
+                cluster.kill_primary()
+                await anyio.to_thread.run_sync(cluster.elect, new.hostname)
+            assert len(said) == 1
+
+
+async def test_standalone_has_every_position() -> None:
+    """There are no other nodes."""
+    async with Watcher(Settings(standalone=True)) as watcher:
+        assert watcher.has_tx(Position(7, 9))
+        assert (await watcher.wait_for_tx(Position(7, 9), database="app.db", timeout=SOON)) == Position(7, 9)
+
+
+@pytest.mark.parametrize("wanted", [Position(-1, 0), Position(2**64, 0), Position(1, 2**64)])
+async def test_a_position_beyond_64_bits_is_refused(node: SimulatedNode, wanted: Position) -> None:
+    """As a TXID is."""
+    async with Watcher(node.settings()) as watcher:
+        with pytest.raises(ValueError, match="whole number"):
+            await watcher.wait_for_tx(wanted)
