@@ -210,6 +210,14 @@ async def test_a_pin_is_met_by_the_primary_alone(watcher: FakeWatcher) -> None:
     assert watcher.waits == []
 
 
+async def test_a_signed_pin_does_not_wait_either() -> None:
+    """However far ahead a signed token may be."""
+    watcher = replica()
+    token = Options(secret="s").tokens("app.db").encode(PIN)
+    assert (await ask(watcher, "GET", token, secret="s")).status == 409
+    assert watcher.waits == []
+
+
 async def test_the_primary_replaces_a_pin() -> None:
     """By where it is when it answers, which has what was written before."""
     reply = await ask(FakeWatcher(), "GET", "pin")

@@ -525,6 +525,24 @@ def test_nothing_from_before_is_vouched_for_when_litefs_was_away(node: Driver) -
     assert node.state.has(DB, 5) is None
 
 
+def test_a_primary_is_asked_anew_when_litefs_was_away(node: Driver) -> None:
+    """A killed one comes back with what nobody else has: its position alone does not say that it still is the primary."""
+    node(primary(1.0, first=True), read(1.0, lag=0, positions={DB: at(5)}))
+    assert node.state.has(DB, 5) == at(5)
+    node(StreamEnded(2.0), PositionsRead(2.1, {DB: at(5)}))
+    assert (node.state.has(DB, 5), node.state.has(DB, at(5))) == (None, at(5))
+    node(primary(2.2, first=True), read(2.3, lag=0, positions={DB: at(5)}))
+    assert node.state.has(DB, 5) == at(5)
+
+
+def test_a_stream_that_comes_back_makes_no_gap(node: Driver) -> None:
+    """The replica follows still, and stands where it stood: what comes next goes on from there."""
+    follow(node, lag=100)
+    node(StreamEnded(2.0), replica(2.1, "a", first=True), read(2.2, primary="a", lag=10, positions={DB: at(5)}))
+    node(read(2.3, primary="a", lag=10, positions={DB: at(5)}), PositionsRead(2.4, {DB: at(6)}))
+    assert node.state.here[DB].where(at(5)) is Where.HERE
+
+
 def test_a_role_that_ends_with_the_look_that_raises_a_position(node: Driver) -> None:
     """Nobody is met by it, and nothing breaks."""
     follow(node, lag=100)
