@@ -16,6 +16,8 @@ from tests.chaos.simulated import Simulated
 REQUESTS = 960
 FOUND = 5
 """Violations, at least, of each guarantee that is broken."""
+RUNS = 4
+"""In so many runs together, at most: what a run loses, and who sees it, is chance."""
 
 
 class Forgetful(Client):
@@ -53,25 +55,47 @@ class DeletedOnArrival(Client):
             session.header = None
 
 
-def found(outcome: Outcome) -> Counter[Guarantee]:
-    return Counter(violation.guarantee for violation in outcome.report.violations)
+class Findings:
+    """What some runs have found together, until that is enough of each of ``guarantees``."""
+
+    def __init__(self, *guarantees: Guarantee) -> None:
+        self._counts = Counter(dict.fromkeys(guarantees, 0))
+        self._outcomes: list[str] = []
+
+    def add(self, outcome: Outcome) -> bool:
+        """Whether it is enough."""
+        self._outcomes.append(str(outcome))
+        self._counts.update(each.guarantee for each in outcome.report.violations if each.guarantee in self._counts)
+        return min(self._counts.values()) >= FOUND
+
+    def check(self) -> None:
+        assert min(self._counts.values()) >= FOUND, "\n".join(self._outcomes)
 
 
 @pytest.mark.parametrize("client", [Forgetful, OneBehind, DeletedOnArrival])
 async def test_who_keeps_no_good_token_reads_old_data(client: type[Client]) -> None:
     """Though nothing was lost."""
-    outcome = await run_asgi(Simulated(Run(REQUESTS, monotonic=False, client=client, clients=4, left_out=LOSING)))
-    assert found(outcome)[Guarantee.READ_YOUR_WRITES] >= FOUND, str(outcome)
+    findings = Findings(Guarantee.READ_YOUR_WRITES)
+    for _ in range(RUNS):
+        run = Run(REQUESTS, monotonic=False, client=client, clients=4, left_out=LOSING)
+        if findings.add(await run_asgi(Simulated(run))):
+            break
+    findings.check()
 
 
 def test_in_threads() -> None:
     """It does not depend on the middleware."""
-    outcome = run_wsgi(Simulated(Run(REQUESTS, client=Forgetful, left_out=LOSING)))
-    counts = found(outcome)
-    assert min(counts[Guarantee.READ_YOUR_WRITES], counts[Guarantee.MONOTONIC_READS]) >= FOUND, str(outcome)
+    findings = Findings(Guarantee.READ_YOUR_WRITES, Guarantee.MONOTONIC_READS)
+    for _ in range(RUNS):
+        if findings.add(run_wsgi(Simulated(Run(REQUESTS, client=Forgetful, left_out=LOSING)))):
+            break
+    findings.check()
 
 
 async def test_a_client_without_tokens_misses_what_is_lost() -> None:
     """All four guarantees are broken where transactions are lost and nobody is told."""
-    outcome = await run_asgi(Simulated(Run(REQUESTS, client=Forgetful)))
-    assert min(found(outcome)[guarantee] for guarantee in Guarantee) >= FOUND, str(outcome)
+    findings = Findings(*Guarantee)
+    for _ in range(RUNS):
+        if findings.add(await run_asgi(Simulated(Run(REQUESTS, client=Forgetful)))):
+            break
+    findings.check()
