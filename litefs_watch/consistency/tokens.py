@@ -22,7 +22,9 @@ import enum
 import hmac
 import re
 from base64 import urlsafe_b64encode
+from binascii import unhexlify
 from collections.abc import Sequence
+from struct import unpack
 from typing import Literal
 
 from litefs_watch.position import TXID_MAX, Position
@@ -46,6 +48,7 @@ _TEXT = {  # all ASCII only, in bytes patterns
 }
 _SIGNATURE = rb"(?:\.([A-Za-z0-9_-]{22}))?"
 _WIDTH = 16  # of a TXID in LiteFS's text
+_SLASH = ord("/")
 
 
 def txid_of(token: Token) -> int:
@@ -67,8 +70,10 @@ class Tokens:
         self._form = form
         self._secrets = tuple(secrets)
         self._plain = form == "decimal" and not secrets
+        self._whole = form == "position" and not secrets
         self._shape = re.compile(_TEXT[form] + (_SIGNATURE if secrets else b""))
-        self._purpose = b"litefs_watch\0%b\0%b\0" % (name.encode(), database.encode("utf-8", "surrogateescape"))
+        named = (form.encode(), name.encode(), database.encode("utf-8", "surrogateescape"))
+        self._purpose = b"litefs_watch\0" + b"".join(each + b"\0" for each in named)
 
     @property
     def can_pin(self) -> bool:
@@ -91,6 +96,11 @@ class Tokens:
         """The token, or why there is none. Never raises."""
         if self._plain and raw.isdigit() and len(raw) < 20:  # the common case, in a third of the time
             return int(raw)
+        if self._whole and len(raw) == 2 * _WIDTH + 1 and raw[_WIDTH] == _SLASH:  # likewise
+            try:
+                return Position(*unpack(">Q1xQ", unhexlify(raw[:_WIDTH]) + b"/" + unhexlify(raw[_WIDTH + 1 :])))
+            except ValueError:
+                return Verdict.GARBAGE
         match = self._shape.fullmatch(raw)
         if match is None:
             return Verdict.GARBAGE

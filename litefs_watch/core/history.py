@@ -14,6 +14,7 @@ A position costs 8 bytes: its TXID is its place. See `LIMIT` and `TOTAL`.
 from __future__ import annotations
 
 from array import array
+from pathlib import Path
 from typing import NamedTuple
 
 from litefs_watch.changes import Standing
@@ -66,6 +67,8 @@ class View(NamedTuple):
     """The positions that are here; None while nothing confirms what was known (the state's rule 9)."""
     former: Lineage | None = None
     """Those that were here, before something that may have replaced the database."""
+    data_dir: Path | None = None
+    """LiteFS's data directory: as set, or as LiteFS says; None where it is not known."""
     everything: bool = False
     """Standalone: whatever is asked for is here."""
 

@@ -35,16 +35,7 @@ from litefs_watch.changes import NOBODY, Change, PrimaryChange, Role, Standing, 
 from litefs_watch.core.following import NEVER as _NEVER
 from litefs_watch.core.following import Following
 from litefs_watch.core.history import Histories, Lineage, View
-from litefs_watch.core.readings import (
-    DirectoryRead,
-    Mount,
-    PositionsRead,
-    Reading,
-    RoleEvent,
-    Silence,
-    StreamEnded,
-    TxEvent,
-)
+from litefs_watch.core.readings import DirectoryRead, Mount, PositionsRead, Reading, RoleEvent, Silence, StreamEnded, TxEvent
 from litefs_watch.position import Position
 
 DATABASE_LIMIT = 10_000

@@ -37,8 +37,6 @@ from litefs_watch.watchers.watcher import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from litefs_watch.core.history import View
     from litefs_watch.watchers.run import Callback, Run
     from litefs_watch.watchers.subscription import BlockingSubscription
@@ -199,11 +197,6 @@ class BlockingWatcher:
     def view(self, database: str | None = None) -> View:
         """What is known of this node and of one database, as of one moment: for who decides about a request."""
         return self._live().view(self.settings.database_or_default(database))
-
-    @property
-    def data_dir(self) -> Path | None:
-        """LiteFS's data directory: as set, or as LiteFS says; None where it is not known."""
-        return self._live().data_dir
 
     def count_lost(self) -> None:
         """One more client has been told that what it had written is lost: for `statistics`."""

@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
@@ -214,15 +213,12 @@ class Run:
 
     # What is known.
 
-    @property
-    def data_dir(self) -> Path | None:
-        """LiteFS's data directory: as set, or as LiteFS says; None where it is not known."""
-        return self.supervisor.data_dir if self.supervisor is not None else None
-
     def view(self, database: str) -> View:
         """Of this node and one database, as of one moment. Standalone, every transaction is here."""
         view = self.board.view(database)
-        return view if self.supervisor is not None else view._replace(everything=True)
+        if self.supervisor is None:
+            return view._replace(everything=True)
+        return view._replace(data_dir=self.supervisor.data_dir)
 
     @property
     def status(self) -> Status:

@@ -21,7 +21,6 @@ from litefs_watch.watchers.parking import cancellation_point, park, spot_in
 
 if TYPE_CHECKING:
     import asyncio
-    from pathlib import Path
 
     from litefs_watch.core.history import View
     from litefs_watch.status import Statistics, Status
@@ -185,11 +184,6 @@ class Watcher:
         """What is known of this node and of one database, as of one moment: for who decides about a request."""
         return self._known_run().view(self.settings.database_or_default(database))
 
-    @property
-    def data_dir(self) -> Path | None:
-        """LiteFS's data directory: as set, or as LiteFS says; None where it is not known."""
-        return self._known_run().data_dir
-
     def count_lost(self) -> None:
         """One more client has been told that what it had written is lost: for `statistics`."""
         self._known_run().board.lost += 1
@@ -234,8 +228,9 @@ class Watcher:
         where it is, or is from before what this node remembers, while the primary vouches for what is here.
 
         Returns the position that satisfied it, at once where it is there already. A database that does not exist yet is
-        waited for, and so is a primary: while none is known, nothing tells whether what is here will stay. Call it before
-        any BEGIN: an open read transaction on a replica stops that database's replication.
+        waited for, and so is a primary: while none is known, or a replica has not heard of a new one yet (up to 1 s),
+        nothing tells whether what is here will stay. Call it before any BEGIN: an open read transaction on a replica stops
+        that database's replication.
 
         Always a cancellation point; other tasks run only where it waits.
 

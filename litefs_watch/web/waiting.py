@@ -82,7 +82,7 @@ class _Gate:
             return None
         if self.node(exchange).where(token) not in (Where.UNTOLD, Where.DOUBTED):
             return None
-        data_dir = self._known.data_dir
+        data_dir = self._known.view(self.database).data_dir
         return None if data_dir is None else partial(where_on_disk, data_dir, self.database, token)
 
     def is_met(self, exchange: Exchange) -> bool:

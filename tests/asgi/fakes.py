@@ -60,7 +60,9 @@ class FakeWatcher:
 
     def view(self, database: str | None = None) -> View:
         lineage = None if self.known is None or not self.confirmed else Lineage.of(self.known)
-        return View(self.standing, self.role is not Role.UNKNOWN and self.follows, self.known, lineage, self.former)
+        return View(
+            self.standing, self.role is not Role.UNKNOWN and self.follows, self.known, lineage, self.former, self.data_dir
+        )
 
     def has_tx(self, txid: int | Position, database: str | None = None) -> bool:
         view = self.view()

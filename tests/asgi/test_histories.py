@@ -297,6 +297,8 @@ def test_a_signature_is_of_one_database_and_one_cookie() -> None:
         assert ours.decode(signed) == token
         assert Options(secret="s").tokens("other.db").decode(signed) is Verdict.FORGED
         assert Options(secret="s", cookie="other").tokens("app.db").decode(signed) is Verdict.FORGED
+        hexadecimal = Options(secret="s", cookie_format="hex").tokens("app.db").encode(0x42)
+        assert Options(secret="s", cookie_format="decimal").tokens("app.db").decode(hexadecimal.encode()) is Verdict.FORGED
         assert Options(secret="s", cookie="other").accepted("txnum")[1].decode(signed) is Verdict.GARBAGE
 
 
