@@ -125,7 +125,8 @@ def check(reply: Reply, method: str, role: Role, ran: int, watcher: FakeWatcher)
     if reply.cookie is not None:
         assert re.fullmatch(r"txnum=[0-9]*; Max-Age=[0-9]+; Path=/; HttpOnly; SameSite=Lax; Secure", reply.cookie)
     for wait in watcher.waits:
-        assert wait in (("primary", 5.0), (Role.PRIMARY, 5.0)) or (wait[0] == "tx" and 10 < wait[1] <= 10 + 1_000_000)
+        least = -1 if role is Role.UNKNOWN else 10  # while nobody vouches for what is here, no TXID alone is met
+        assert wait in (("primary", 5.0), (Role.PRIMARY, 5.0)) or (wait[0] == "tx" and least < wait[1] <= 10 + 1_000_000)
     assert len(watcher.waits) <= 2
 
 
