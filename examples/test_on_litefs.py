@@ -19,9 +19,8 @@ from pathlib import Path
 import pytest
 
 from examples.conftest import EXAMPLES, SOON, Deployed, ask_url, deployed, deployed_command
-from litefs_watch.testing import fuse_available
 from tests.contract.consul import Consul
-from tests.contract.real import free_port, until
+from tests.contract.real import free_port, reason_against_real, until
 
 pytestmark = pytest.mark.litefs
 
@@ -31,9 +30,7 @@ NAMED = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"']
 
 @pytest.fixture(autouse=True)
 def real_nodes() -> None:
-    if not os.environ.get("LITEFS_BIN"):
-        pytest.skip("LITEFS_BIN does not name a LiteFS binary")
-    if reason := fuse_available():
+    if reason := reason_against_real():
         pytest.skip(reason)
     if shutil.which("unshare") is None or shutil.which("hostname") is None:
         pytest.skip("there is no unshare, or no hostname")

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from litefs_watch.changes import Change, PrimaryChange, Role
@@ -149,10 +150,13 @@ class Board:
         self.closed = True
         self.state.forget()
 
-    def view(self, database: str) -> View:
-        """What is known, as of one moment."""
-        with self._locked():
-            return self.state.view(database)
+    def view(self, database: str, data_dir: Path | None, *, everything: bool) -> View:
+        """What is known, as of one moment. Asked for each request that has a token: as cheap as can be."""
+        with self.lock:
+            view = self.state.view(database, data_dir, everything=everything)
+        if self._leaving:
+            self._drain()
+        return view
 
     @property
     def awaited(self) -> frozenset[str]:

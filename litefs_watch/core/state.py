@@ -31,6 +31,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from litefs_watch.changes import NOBODY, Change, PrimaryChange, Role, Standing, TxChange
 from litefs_watch.core.following import NEVER as _NEVER
 from litefs_watch.core.following import Following
@@ -110,10 +112,11 @@ class NodeState:
             return False
         return role is Role.PRIMARY or (role is Role.REPLICA and self._following.begun)
 
-    def view(self, database: str) -> View:
+    def view(self, database: str, data_dir: Path | None = None, *, everything: bool = False) -> View:
         history = self.histories.by_database.get(database)
         former = None if history is None else history.former
-        return View(self.standing, self.vouched, self.positions.get(database), self.here.get(database), former)
+        lineage = self.here.get(database)
+        return View(self.standing, self.vouched, self.positions.get(database), lineage, former, data_dir, everything)
 
     def has(self, database: str, wanted: int | Position) -> Position | None:
         """What meets a wait, if it is met. May be asked from any thread."""

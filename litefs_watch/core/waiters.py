@@ -180,16 +180,17 @@ class TxWaiters:
     def lose(self, database: str, state: NodeState, began: float) -> int:
         """Wake those whose position the primary has not reached in a look that ``began`` after their wait did: it is lost,
         since no position is known before its transaction is there. Returns how many they were."""
-        queue = self._queues.get(database) if self._wholes else None
+        if not self._wholes or (queue := self._queues.get(database)) is None:
+            return 0
         view = state.view(database)
         lost = [
             waiter
-            for waiter in queue or ()
+            for waiter in queue
             if waiter.position is not None and waiter.since < began and view.where(waiter.position) is Where.AHEAD
         ]
         for waiter in lost:
             waiter.lost = True
-        if queue and lost:
+        if lost:
             queue[:] = [waiter for waiter in queue if not waiter.lost]
         return self._dismiss(database, lost)
 

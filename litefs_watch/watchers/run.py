@@ -215,10 +215,8 @@ class Run:
 
     def view(self, database: str) -> View:
         """Of this node and one database, as of one moment. Standalone, every transaction is here."""
-        view = self.board.view(database)
-        if self.supervisor is None:
-            return view._replace(everything=True)
-        return view._replace(data_dir=self.supervisor.data_dir)
+        supervisor = self.supervisor
+        return self.board.view(database, supervisor.data_dir if supervisor else None, everything=supervisor is None)
 
     @property
     def status(self) -> Status:

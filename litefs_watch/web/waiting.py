@@ -38,13 +38,15 @@ HeaderList = Iterable[tuple[bytes, bytes]]
 
 _NOW_PRIMARY = Refuse("This node has just become the primary. Try again.", "a write was refused, and then the role changed")
 _RESET = "this node's database was reset to an earlier state while a request read it"
+_PAST = (Where.UNTOLD, Where.DOUBTED)
+"""What is said of a position from before what is known: the disk may know more."""
 _UNREADABLE = "a response carries no position: it is unreadable: %s"
 
 
 def _where(view: View, found: Where, token: Token) -> Where | None:
     """What the watcher can say of a token, and what the disk says where that is nothing."""
     told = view.where(token)
-    return found if told in (Where.UNTOLD, Where.DOUBTED) and found is not Where.UNTOLD else told
+    return found if told in _PAST and found is not Where.UNTOLD else told
 
 
 def _nowhere(token: Token) -> None:
@@ -72,18 +74,23 @@ class _Gate:
             view = known.view(self.database)
         except WatcherClosed:
             return Node(Role.UNKNOWN, None, self.hostname, None, _nowhere, room=False)
-        where = view.where if exchange.found is None else partial(_where, view, exchange.found)
+        found = exchange.found
+        where = view.where if found is None or found[0] is not view.lineage else partial(_where, view, found[1])
         return Node(*view.standing, self.hostname, view.position, where, view.vouched, room)
 
-    def _lookup(self, exchange: Exchange) -> Callable[[], Where] | None:
+    def _lookup(self, exchange: Exchange) -> Callable[[], tuple[object, Where]] | None:
         """What reads from the disk of which history a token is, if it is from before what the watcher knows."""
         token = exchange.token
-        if not isinstance(token, Position) or exchange.found is not None:
+        if not isinstance(token, Position):
             return None
-        if self.node(exchange).where(token) not in (Where.UNTOLD, Where.DOUBTED):
+        try:
+            view = self._known.view(self.database)
+        except WatcherClosed:
             return None
-        data_dir = self._known.view(self.database).data_dir
-        return None if data_dir is None else partial(where_on_disk, data_dir, self.database, token)
+        lineage, data_dir = view.lineage, view.data_dir
+        if data_dir is None or view.where(token) not in _PAST or (exchange.found and exchange.found[0] is lineage):
+            return None
+        return lambda: (lineage, where_on_disk(data_dir, self.database, token))
 
     def is_met(self, exchange: Exchange) -> bool:
         """Whether this is a read whose token is met: it runs on every node, whatever its role. Short for `enter`."""
@@ -104,8 +111,9 @@ class _Gate:
             return
         if self.is_met(exchange):
             return
-        node = self.node(exchange)
-        if not node.has(exchange.token) and node.where(exchange.token) in (Where.AHEAD, Where.ELSEWHERE, Where.DOUBTED):
+        node, found = self.node(exchange), exchange.found
+        gone = not node.has(exchange.token) and node.where(exchange.token) in (Where.AHEAD, Where.ELSEWHERE, Where.DOUBTED)
+        if gone or (found is not None and found[0] is not self._known.view(self.database).lineage):
             exchange.reset = NotPrimary(None, _RESET)
 
     def _say_lost(self, exchange: Exchange) -> None:

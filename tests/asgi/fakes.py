@@ -44,6 +44,7 @@ class FakeWatcher:
         self.reads = 0
         self.lost = 0
         self.former: Lineage | None = None
+        self._lineage: Lineage | None = None
         self.data_dir: Path | None = None
         self.confirmed = True
         """Whether anything confirms what is known."""
@@ -59,7 +60,9 @@ class FakeWatcher:
         return self.known
 
     def view(self, database: str | None = None) -> View:
-        lineage = None if self.known is None or not self.confirmed else Lineage.of(self.known)
+        if self._lineage is None or self._lineage.last != self.known:  # as on a real one, it is the same until it changes
+            self._lineage = None if self.known is None else Lineage.of(self.known)
+        lineage = self._lineage if self.confirmed else None
         return View(
             self.standing, self.role is not Role.UNKNOWN and self.follows, self.known, lineage, self.former, self.data_dir
         )

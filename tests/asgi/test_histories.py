@@ -28,6 +28,14 @@ async def ask(watcher: FakeWatcher, method: str, token: object, handler: Handler
     return await call(middleware, method, "/", cookie(token) if token is not None else [])
 
 
+def put_ltx(data_dir: Path, position: Position) -> None:
+    """LiteFS's file of that transaction."""
+    folder = data_dir / "dbs" / "app.db" / "ltx"
+    folder.mkdir(parents=True)
+    before = Position(position.txid - 1, 5)
+    (folder / ltx_name(position, before)).write_bytes(ltx_file(position, before, 2))
+
+
 def not_yet_following() -> FakeWatcher:
     watcher = replica()
     watcher.follows = False
@@ -111,11 +119,7 @@ async def test_a_primary_that_is_one_no_longer_says_nothing(method: str) -> None
 @pytest.mark.parametrize(("checksum", "lost"), [(UNTOLD.checksum, None), (77, f"{UNTOLD.txid:016x}")])
 async def test_what_a_node_no_longer_knows_is_looked_up_on_its_disk(tmp_path: Path, checksum: int, lost: str | None) -> None:
     """LiteFS keeps its transactions for ten minutes: one that is there with another checksum is lost."""
-    folder = tmp_path / "dbs" / "app.db" / "ltx"
-    folder.mkdir(parents=True)
-    before = Position(UNTOLD.txid - 1, 5)
-    written = Position(UNTOLD.txid, checksum)
-    (folder / ltx_name(written, before)).write_bytes(ltx_file(written, before, 2))
+    put_ltx(tmp_path, Position(UNTOLD.txid, checksum))
     for watcher, status in ((FakeWatcher(), 200), (replica(), 200 if lost is None else 409)):
         watcher.data_dir = tmp_path
         reply = await ask(watcher, "GET", UNTOLD)
@@ -125,10 +129,7 @@ async def test_what_a_node_no_longer_knows_is_looked_up_on_its_disk(tmp_path: Pa
 
 async def test_it_is_looked_up_when_the_wait_is_over_too(tmp_path: Path) -> None:
     """Who is held until this node is the primary has not been looked at before."""
-    folder = tmp_path / "dbs" / "app.db" / "ltx"
-    folder.mkdir(parents=True)
-    before, written = Position(UNTOLD.txid - 1, 5), Position(UNTOLD.txid, 77)
-    (folder / ltx_name(written, before)).write_bytes(ltx_file(written, before, 2))
+    put_ltx(tmp_path, Position(UNTOLD.txid, 77))
     watcher = unknown()
     watcher.data_dir, watcher.confirmed = tmp_path, False
 
@@ -149,12 +150,23 @@ async def test_what_was_here_before_a_reset_is_the_primarys_to_judge(tmp_path: P
         assert (await ask(watcher, "GET", UNTOLD, on_timeout=on_timeout)).status == status
     assert (await ask(watcher, "GET", Position(UNTOLD.txid, 9))).status == 200
     assert watcher.waits == []
-    folder = tmp_path / "dbs" / "app.db" / "ltx"
-    folder.mkdir(parents=True)
-    before = Position(UNTOLD.txid - 1, 5)
-    (folder / ltx_name(UNTOLD, before)).write_bytes(ltx_file(UNTOLD, before, 2))
+    put_ltx(tmp_path, UNTOLD)
     watcher.data_dir = tmp_path
     assert (await ask(watcher, "GET", UNTOLD)).status == 200
+
+
+async def test_what_the_disk_said_of_a_history_is_nothing_once_there_is_another_one(tmp_path: Path) -> None:
+    """It was met by LiteFS's files, and a snapshot removed them while the handler ran."""
+    watcher = FakeWatcher(Role.REPLICA, "node-b")
+    watcher.former, watcher.data_dir = Lineage.of(UNTOLD), tmp_path
+    put_ltx(tmp_path, UNTOLD)
+    served = await ask(watcher, "GET", UNTOLD)
+    assert (served.status, watcher.waits) == (200, [])
+
+    def reset(scope: Scope) -> None:
+        watcher.known, watcher.former = Position(20, 8), None
+
+    assert (await ask(watcher, "GET", UNTOLD, Handler(reset))).status == 409
 
 
 async def test_a_primary_answers_for_what_was_here() -> None:

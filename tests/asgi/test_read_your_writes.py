@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
 import threading
@@ -23,9 +22,9 @@ from starlette.routing import Route
 
 from litefs_watch import Watcher
 from litefs_watch.asgi import LiteFSMiddleware
-from litefs_watch.testing import SimulatedCluster, fuse_available
+from litefs_watch.testing import SimulatedCluster
 from tests.asgi.serving import serve
-from tests.contract.real import RealPair
+from tests.contract.real import RealPair, reason_against_real
 
 CLIENTS = 4
 
@@ -122,9 +121,7 @@ def test_without_the_middleware_they_are_not() -> None:
 @pytest.mark.litefs
 def test_a_thousand_writes_are_each_seen_on_a_real_replica(tmp_path: Path) -> None:
     """On LiteFS itself: its mounts, its replication, its event stream."""
-    if not os.environ.get("LITEFS_BIN"):
-        pytest.skip("LITEFS_BIN does not name a LiteFS binary")
-    if reason := fuse_available():
+    if reason := reason_against_real():
         pytest.skip(reason)
     with ExitStack() as stack:
         pair = stack.enter_context(RealPair(tmp_path))

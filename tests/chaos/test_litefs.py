@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from litefs_watch.testing import Guarantee, fuse_available
+from litefs_watch.testing import Guarantee
 from tests.chaos.litefs import Real
 from tests.chaos.runs import Outcome, Run, run_asgi, run_wsgi
+from tests.contract.real import reason_against_real
 
 pytestmark = pytest.mark.litefs
 
@@ -28,9 +29,7 @@ MANY = 10**9
 
 @pytest.fixture(autouse=True)
 def real_nodes() -> None:
-    if not os.environ.get("LITEFS_BIN"):
-        pytest.skip("LITEFS_BIN does not name a LiteFS binary")
-    if reason := fuse_available():
+    if reason := reason_against_real():
         pytest.skip(reason)
 
 

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from litefs_watch import Position, Settings
+from litefs_watch.testing import fuse_available
 
 CONFIG = """\
 fuse:
@@ -31,6 +32,11 @@ lease:
   advertise-url: "http://127.0.0.1:{primary_port}"
   candidate: {candidate}
 """
+
+
+def reason_against_real() -> str | None:
+    """Why real nodes can't run here; None where they can."""
+    return fuse_available() if os.environ.get("LITEFS_BIN") else "LITEFS_BIN does not name a LiteFS binary"
 
 
 def until(condition: Callable[[], bool], what: str, timeout: float = 15.0) -> None:

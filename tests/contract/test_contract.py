@@ -26,7 +26,7 @@ from litefs_watch.sources.directory import current_mount_kind
 from litefs_watch.sources.wire import parse_event, parse_info
 from litefs_watch.testing import fuse_available
 from tests.contract.pairs import Pair, SimulatedPair, thawed
-from tests.contract.real import RealPair, until
+from tests.contract.real import RealPair, reason_against_real, until
 
 SOON = 15.0
 
@@ -34,9 +34,7 @@ SOON = 15.0
 def reason_against(kind: str) -> str | None:
     if kind == "ordinary":
         return None
-    if kind == "real" and not os.environ.get("LITEFS_BIN"):
-        return "LITEFS_BIN does not name a LiteFS binary"
-    return fuse_available()
+    return reason_against_real() if kind == "real" else fuse_available()
 
 
 def make(kind: str, directory: Path) -> Any:

@@ -23,8 +23,7 @@ from litefs_watch import BlockingWatcher, Watcher
 from litefs_watch.errors import HaltError, HaltExpired, HaltTimeout
 from litefs_watch.halt import client as module
 from litefs_watch.halt import halt, halted
-from litefs_watch.testing import fuse_available
-from tests.contract.real import RealNode, RealPair, until
+from tests.contract.real import RealNode, RealPair, reason_against_real, until
 from tests.holders import application, recorded_holders, says
 
 pytestmark = pytest.mark.litefs
@@ -44,9 +43,7 @@ def holders(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[RealPair]:
-    if not os.environ.get("LITEFS_BIN"):
-        pytest.skip("LITEFS_BIN does not name a LiteFS binary")
-    if reason := fuse_available():
+    if reason := reason_against_real():
         pytest.skip(reason)
     with RealPair(tmp_path) as pair:
         yield pair
