@@ -37,7 +37,6 @@ from litefs_watch.watchers.watcher import (
 )
 
 if TYPE_CHECKING:
-    from litefs_watch.core.history import View
     from litefs_watch.watchers.run import Callback, Run
     from litefs_watch.watchers.subscription import BlockingSubscription
 
@@ -194,13 +193,10 @@ class BlockingWatcher:
         """Return on the node of that name. Raises `WrongInstance`, a `NotPrimary` that carries ``hostname``, elsewhere."""
         require_instance(hostname, self.hostname)
 
-    def view(self, database: str | None = None) -> View:
-        """What is known of this node and of one database, as of one moment: for who decides about a request."""
-        return self._live().view(self.settings.database_or_default(database))
-
-    def count_lost(self) -> None:
-        """One more client has been told that what it had written is lost: for `statistics`."""
-        self._live().board.lost += 1
+    @property
+    def run(self) -> Run:
+        """What is asked for each request, by the middlewares: the run of this start."""
+        return self._live()
 
     def has_tx(self, txid: int | Position, database: str | None = None) -> bool:
         """Whether `wait_for_tx` would return at once. Raises `ValueError` and `ConfigError` as that does."""

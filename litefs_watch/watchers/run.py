@@ -214,9 +214,18 @@ class Run:
     # What is known.
 
     def view(self, database: str) -> View:
-        """Of this node and one database, as of one moment. Standalone, every transaction is here."""
+        """Of this node and one database, as of one moment. Standalone, everything is here."""
         supervisor = self.supervisor
         return self.board.view(database, supervisor.data_dir if supervisor else None, everything=supervisor is None)
+
+    def has_position(self, database: str, position: Position) -> bool:
+        """Whether that very position is here. Takes no lock."""
+        lineage = self.board.state.here.get(database)
+        return lineage.has(position) if lineage is not None else self.supervisor is None and self.running
+
+    def count_lost(self) -> None:
+        """One more client has been told that what it had written is lost: for `statistics`."""
+        self.board.lost += 1
 
     @property
     def status(self) -> Status:

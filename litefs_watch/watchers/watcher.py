@@ -22,7 +22,6 @@ from litefs_watch.watchers.parking import cancellation_point, park, spot_in
 if TYPE_CHECKING:
     import asyncio
 
-    from litefs_watch.core.history import View
     from litefs_watch.status import Statistics, Status
     from litefs_watch.watchers.run import Callback, Run
     from litefs_watch.watchers.subscription import Subscription
@@ -180,13 +179,10 @@ class Watcher:
             run.end("the watcher's event loop is gone")
         return run
 
-    def view(self, database: str | None = None) -> View:
-        """What is known of this node and of one database, as of one moment: for who decides about a request."""
-        return self._known_run().view(self.settings.database_or_default(database))
-
-    def count_lost(self) -> None:
-        """One more client has been told that what it had written is lost: for `statistics`."""
-        self._known_run().board.lost += 1
+    @property
+    def run(self) -> Run:
+        """What is asked for each request, by the middlewares: the run of this start."""
+        return self._known_run()
 
     def has_tx(self, txid: int | Position, database: str | None = None) -> bool:
         """Whether `wait_for_tx` would return at once. Raises `ValueError` and `ConfigError` as that does."""

@@ -17,7 +17,7 @@ import anyio
 
 from litefs_watch.changes import Role
 from litefs_watch.consistency import Action, Exchange, Hold, Node, Options, Policy, Refuse, Token, Wait
-from litefs_watch.core.history import View
+from litefs_watch.core.history import Lineage, View
 from litefs_watch.errors import NotPrimary, TransactionLost, WaitTimeout, WatcherClosed
 from litefs_watch.position import Position, Where
 from litefs_watch.sources.ltx import where_on_disk
@@ -71,7 +71,7 @@ class _Gate:
         known = self._known
         room = self._waiting < self._max_waiting
         try:
-            view = known.view(self.database)
+            view = known.run.view(self.database)
         except WatcherClosed:
             return Node(Role.UNKNOWN, None, self.hostname, None, _nowhere, room=False)
         found = exchange.found
@@ -84,7 +84,7 @@ class _Gate:
         if not isinstance(token, Position):
             return None
         try:
-            view = self._known.view(self.database)
+            view = self._known.run.view(self.database)
         except WatcherClosed:
             return None
         lineage, data_dir = view.lineage, view.data_dir
@@ -97,9 +97,8 @@ class _Gate:
         if exchange.writes or exchange.token is None:
             return False
         try:
-            if isinstance(exchange.token, Position):  # one that is untold may have to be looked up
-                view = self._known.view(self.database)
-                return view.everything or (view.lineage is not None and view.lineage.has(exchange.token))
+            if isinstance(exchange.token, Position):  # no more than that: one that is untold may have to be looked up
+                return self._known.run.has_position(self.database, exchange.token)
             return self._known.has_tx(exchange.token, self.database)
         except WatcherClosed:
             return False
@@ -113,13 +112,20 @@ class _Gate:
             return
         node, found = self.node(exchange), exchange.found
         gone = not node.has(exchange.token) and node.where(exchange.token) in (Where.AHEAD, Where.ELSEWHERE, Where.DOUBTED)
-        if gone or (found is not None and found[0] is not self._known.view(self.database).lineage):
+        if gone or (found is not None and found[0] is not self._lineage()):
             exchange.reset = NotPrimary(None, _RESET)
+
+    def _lineage(self) -> Lineage | None:
+        try:
+            return self._known.run.view(self.database).lineage
+        except WatcherClosed:
+            return None
 
     def _say_lost(self, exchange: Exchange) -> None:
         if exchange.lost is None:
             return
-        self._known.count_lost()
+        with contextlib.suppress(WatcherClosed):  # in this very moment
+            self._known.run.count_lost()
         now = time.monotonic()
         if now >= self._said_lost_at + LOST_EVERY:
             self._said_lost_at = now

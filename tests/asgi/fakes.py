@@ -59,6 +59,14 @@ class FakeWatcher:
     def position(self, database: str | None = None) -> Position | None:
         return self.known
 
+    @property
+    def run(self) -> FakeWatcher:
+        return self
+
+    def has_position(self, database: str, position: Position) -> bool:
+        lineage = self.view().lineage
+        return lineage is not None and lineage.has(position)
+
     def view(self, database: str | None = None) -> View:
         if self._lineage is None or self._lineage.last != self.known:  # as on a real one, it is the same until it changes
             self._lineage = None if self.known is None else Lineage.of(self.known)
