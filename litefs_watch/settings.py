@@ -62,6 +62,10 @@ class Settings(BaseModel):
     """Seconds without an answer from any source after which the role is UNKNOWN (a frozen LiteFS). At least
     ``idle_interval``: nobody answers who is not asked."""
 
+    lease_ttl: Seconds = 10.0
+    """Seconds that a primary's lease lasts (``lease.consul.ttl``), and is renewed at half of it. After a standstill of more
+    than that half, a node that says it is the primary is not believed for as long again: another one may be."""
+
     app_name: str | None = None
     """The Fly.io application (``FLY_APP_NAME``), for internal domains."""
 

@@ -8,8 +8,9 @@ The rules.
 2. **A write whose position is not known yet is pinned**: it has not moved (the commit may follow the response), or it is
    unreadable. Only the primary meets a pin, and replaces it at the client's next request there.
 3. **A token never goes back**, unless what it names is lost.
-4. **What is lost is said**, by the primary alone, which has the one history that counts: the client's transaction is ahead
-   of the file, or elsewhere. ``litefs-lost`` names it, and the token is replaced by where the primary is.
+4. **What is lost is said**, by the primary alone, which has the one history that counts: the client's transaction was ahead
+   or elsewhere when a look confirmed that this is the primary, and the file does not say otherwise. ``litefs-lost`` names
+   it, and the token is replaced by where the primary is.
 5. **A cookie is deleted where it is no token**: it can never be met.
 6. **What depends on a token says so to caches**, and what carries one is for its client alone.
 """
@@ -57,7 +58,6 @@ class Carrying:
         """As `Policy.headers`."""
         seen = self._seen(exchange, node, position)
         if self._is_lost(exchange, node, position):
-            exchange.lost = txid_of(exchange.token or 0)
             token = position if seen is None else seen
         else:
             exchange.lost = None
@@ -74,13 +74,15 @@ class Carrying:
         return token is not None and (token == PIN or node.where(token) not in (Where.HERE, Where.UNTOLD, Where.DOUBTED))
 
     def _is_lost(self, exchange: Exchange, node: Node, position: Position | None) -> bool:
-        """Rule 4, judged by the file where that is newer than what the watcher knows."""
-        token, primary = exchange.token, node.role is Role.PRIMARY and exchange.role is Role.PRIMARY
-        if token is None or token == PIN or position is None or not primary:
+        """Rule 4."""
+        token = exchange.token
+        if exchange.lost is None or token is None:
             return False
-        if txid_of(token) >= position.txid:
-            return txid_of(token) > position.txid or (isinstance(token, Position) and token != position)
-        return node.where(token) is Where.ELSEWHERE
+        if position is None:
+            return exchange.writes  # its token is replaced, and nobody could tell later
+        if txid_of(token) > position.txid:
+            return True
+        return isinstance(token, Position) and token != position and node.where(token) is not Where.HERE
 
     def _seen(self, exchange: Exchange, node: Node, position: Position | None) -> Token | None:
         """Rules 1 and 2: the token of what this response has written or shown; None where it needs none."""

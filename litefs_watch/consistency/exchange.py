@@ -83,6 +83,10 @@ class Exchange:
     """Set by the shell when the wait for the TXID is over, however it ended."""
     held = False
     """Set by the shell when the hold for a primary is over, however it ended."""
+    asked = False
+    """Set by the shell when `Confirm` is over, however it ended …"""
+    confirmed = False
+    """… and whether that has told that this node is the primary."""
 
     role: Role | None = None
     """This node's role when the request was let in; None before that."""
@@ -102,8 +106,7 @@ class Exchange:
     """Set by `mark_failed`, and by who sees that the framework turned an exception into a response."""
 
     lost: int | None = None
-    """The TXID of a transaction that this client has seen, and that is lost: a fail-over has dropped it. Known when the
-    request is let in where its token is a whole position, else when the response starts."""
+    """The TXID of a transaction that this client has seen, and that is lost: a fail-over has dropped it."""
 
     started = False
     """Set by the shell when the response has started."""
@@ -151,6 +154,14 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Confirm:
+    """Look anew whether this node is the primary, for at most ``timeout`` seconds; set ``asked``, and ``confirmed``; decide
+    again."""
+
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
 class Replay:
     """Send it to the node ``hostname``, which is safe to print into a header or an address."""
 
@@ -165,7 +176,7 @@ class Refuse:
     detail: str = ""
 
 
-Action = Run | Wait | Hold | Replay | Refuse
+Action = Run | Wait | Hold | Confirm | Replay | Refuse
 RUN = Run()
 
 

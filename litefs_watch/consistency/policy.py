@@ -5,17 +5,18 @@ A shell (ASGI, WSGI, Django) drives it::
     exchange = policy.begin(method, path, headers)     # None: leave it alone
     if exchange.asks:                                  # else it runs
     while (action := policy.decide(exchange, node)) is not RUN:
-        Wait, Hold      do it, set exchange.waited or exchange.held, and decide again with the node as it is then
-        Replay, Refuse  answer so: done
+        Wait, Hold, Confirm     do it, set exchange.waited, held or asked, and decide again with the node as it is then
+        Replay, Refuse          answer so: done
     the application runs; where it raises before the response has started: policy.failed(exchange, node, error)
     when the response starts: policy.wants_position(…), read the position if so, and add policy.headers(…)
 
-``waited`` and ``held`` only ever become true, and each answers its question for good: the loop ends.
+``waited``, ``held`` and ``asked`` only ever become true, and each answers its question for good: the loop ends.
 
 The rules.
 
 1. **The primary runs everything.** Nothing else runs a write: not on a guess, not when time is up. It waits for nothing
-   but to see whether it still is the primary, where a whole position says that it has another history than its client.
+   but a look whether it still is the primary, where its client has seen what it has not: that is lost, or this node is the
+   primary no more. Where nothing tells, it refuses.
 2. **A read waits before the application runs**, hence before any BEGIN: on LiteFS, an open read transaction on a replica
    stops that database's replication. What is met, and what is not: `Node.has`.
 3. **What must go to the primary is replayed once.** Who comes from another node and finds no primary here is held until this
@@ -34,7 +35,7 @@ from collections.abc import Iterable
 
 from litefs_watch.changes import Role
 from litefs_watch.consistency.carrying import SAFE_METHODS, Carrying
-from litefs_watch.consistency.exchange import RUN, Action, Exchange, Headers, Hold, Node, Refuse, Replay, Wait
+from litefs_watch.consistency.exchange import RUN, Action, Confirm, Exchange, Headers, Hold, Node, Refuse, Replay, Wait
 from litefs_watch.consistency.faults import asks_for_primary, is_refused_write
 from litefs_watch.consistency.options import Options, compile_paths
 from litefs_watch.consistency.tokens import PIN, Verdict, txid_of
@@ -140,13 +141,18 @@ class Policy:
         token = exchange.token
         if token is None or token == PIN:
             return self._let_in(exchange, node)
-        where = node.where(token)
-        if where in (Where.AHEAD, Where.ELSEWHERE):
-            exchange.touched = True
-            if isinstance(token, Position):
-                if self._may_wait(exchange, node):  # a node that was frozen says for a moment that it still is the primary
-                    return Wait(token, self.options.timeout)
-                exchange.lost = token.txid
+        if node.where(token) not in (Where.AHEAD, Where.ELSEWHERE):
+            return self._let_in(exchange, node)
+        exchange.touched = True
+        if not exchange.asked and node.room:
+            return Confirm(max(self.options.timeout, self.options.hold_writes))
+        if not exchange.confirmed:
+            return Refuse(
+                "This node can't tell whether it still is the primary. Try again shortly.",
+                f"at {node.position}; the client has seen {token}"
+                + ("" if exchange.asked else "; too many requests wait already"),
+            )
+        exchange.lost = txid_of(token)
         return self._let_in(exchange, node)
 
     def _may_wait(self, exchange: Exchange, node: Node) -> bool:

@@ -22,9 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from litefs_watch.changes import Change, PrimaryChange, Role
+from litefs_watch.changes import Change, PrimaryChange
 from litefs_watch.core.history import View
-from litefs_watch.core.readings import DirectoryRead, PositionsRead, Reading
+from litefs_watch.core.readings import DirectoryRead, Reading
 from litefs_watch.core.state import NodeState
 from litefs_watch.core.subscriptions import ChangeQueue, ChangeT, Subscriptions
 from litefs_watch.core.waiters import RoleWaiter, RoleWaiters, TxWaiter, TxWaiters
@@ -68,12 +68,13 @@ class Board:
             changes = state.apply(reading)
             for database in state.risen:
                 self.wakes += self._tx_waiters.publish(database, state)
-            if state.role is Role.PRIMARY and isinstance(reading, PositionsRead | DirectoryRead):
+            if isinstance(reading, DirectoryRead):
                 for database in reading.positions:
-                    self.wakes += self._tx_waiters.lose(database, state, reading.began)
+                    self.wakes += self._tx_waiters.lose(database, state)
+                self.wakes += self._role_waiters.publish(state)
             for change in changes:
                 if isinstance(change, PrimaryChange):
-                    self.wakes += self._role_waiters.publish(state.standing)
+                    self.wakes += self._role_waiters.publish(state)
                 self._subscriptions.publish(change)
         if self._leaving:
             self._drain()
@@ -89,17 +90,14 @@ class Board:
             if self.closed:
                 waiter.closed = True
                 return False
+            waiter.result = waiter.look(self.state)
+            if waiter.result is not None or not wait:
+                return False
             if isinstance(waiter, TxWaiter):
-                waiter.result = waiter.look(self.state)
-                if waiter.lost:
-                    return False
-                if waiter.result is None and wait:
-                    self._tx_waiters.add(waiter)
+                self._tx_waiters.add(waiter)
             else:
-                waiter.result = waiter.look(self.state)
-                if waiter.result is None and wait:
-                    self._role_waiters.add(waiter)
-            return waiter.result is None and wait
+                self._role_waiters.add(waiter)
+            return True
 
     def leave(self, waiter: TxWaiter | RoleWaiter) -> None:
         """The wait is over, however it ended. Never waits for the lock."""

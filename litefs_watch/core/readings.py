@@ -47,6 +47,8 @@ class DirectoryRead:
     positions: Mapping[str, Position] = field(default_factory=dict)
     faults: Mapping[str, str] = field(default_factory=dict)
     """By file name: what was wrong with it. The directory's own is named ``.``."""
+    resumed: bool = False
+    """Whether the machine was suspended since the look before: its wall clock has gone on, and the monotonic one has not."""
 
 
 @dataclass(frozen=True, slots=True)

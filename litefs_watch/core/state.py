@@ -27,6 +27,7 @@
 10. **A replica follows its primary once LiteFS says that replication has begun.** ``.primary`` is there before that. After
    LiteFS's start and after a demotion ``.lag`` says so: 2147483647 until then. On a replica that has followed another
    primary it counts on from that one's last sign of life, until the new one gives the first.
+11. **Only who is sure to be the primary says what is lost**: by a look that began after the question (`core.tenure`).
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ from litefs_watch.core.following import NEVER as _NEVER
 from litefs_watch.core.following import Following
 from litefs_watch.core.history import Histories, Lineage, View
 from litefs_watch.core.readings import DirectoryRead, Mount, PositionsRead, Reading, RoleEvent, Silence, StreamEnded, TxEvent
+from litefs_watch.core.tenure import Tenure
 from litefs_watch.position import Position
 
 DATABASE_LIMIT = 10_000
 """Databases that are kept in mind. A program that is not LiteFS could name any number of them."""
-
 
 _PRIMARY = Standing(Role.PRIMARY)
 _UNNAMED = Standing(Role.REPLICA)
@@ -51,7 +52,7 @@ _UNNAMED = Standing(Role.REPLICA)
 class NodeState:
     """This node's role, its primary, and the position of each database."""
 
-    def __init__(self, hostname: str, settle: float) -> None:
+    def __init__(self, hostname: str, settle: float, lease_ttl: float = 10.0) -> None:
         self.standing = NOBODY
         self.positions: dict[str, Position] = {}
         """By database, as last known."""
@@ -83,6 +84,7 @@ class NodeState:
         self._last_event: dict[str, Position] = {}
         self._doubted: set[str] = set()  # databases whose events may be of a history that is gone (rule 2)
         self._following = Following()  # rule 10
+        self._tenure = Tenure(lease_ttl)  # rule 11
         self._vouched_at = _NEVER  # since when somebody vouches for what this node has
 
         self._gone_at = _NEVER  # when LiteFS was last known to be gone (rule 9) …
@@ -98,11 +100,9 @@ class NodeState:
 
     def forget(self) -> None:
         """Know nothing any more: nobody watches."""
-        self.standing = NOBODY
-        self.lag_ms = None
-        self.positions.clear()
-        self.here.clear()
-        self.met.clear()
+        self.standing, self.lag_ms = NOBODY, None
+        for known in (self.positions, self.here, self.met):
+            known.clear()
 
     @property
     def vouched(self) -> bool:
@@ -162,6 +162,10 @@ class NodeState:
         """Whether no claim about the role waits to be confirmed, and the files were looked at since the stream's last."""
         return self._candidate is None and self._looked_at >= self._role_event_at
 
+    def is_sure(self, since: float) -> bool:
+        """Whether a look that began at ``since``, or later, proves that this node is the primary (rule 11)."""
+        return self.role is Role.PRIMARY and self._candidate is None and self._tenure.is_sure(since)
+
     def _look_again(self, at: float) -> None:
         self.look_again_at = at if self.look_again_at is None else min(self.look_again_at, at)
 
@@ -173,8 +177,7 @@ class NodeState:
         self.here.clear()
         self.met.clear()
 
-    def _offer(self, database: str) -> None:
-        """Let the database's position, and those before it, meet waits, if they may."""
+    def _offer(self, database: str) -> None:  # let its position, and those before it, meet waits, if they may
         read_at = self._read_at[database]
         if read_at <= self._gone_at or read_at <= self._went_back_at.get(database, _NEVER):
             return
@@ -189,8 +192,7 @@ class NodeState:
                 self.met[database] = position
                 self.risen.add(database)
 
-    def _part(self, claim: Standing, began: float) -> None:
-        """The primary is another one, or none: nobody vouches for what is here until that one does."""
+    def _part(self, claim: Standing, began: float) -> None:  # nobody vouches for what is here until the new one does
         if self._following.part(claim, began):
             self._vouched_at = began
             if claim != _PRIMARY:
@@ -206,8 +208,7 @@ class NodeState:
         if following.awaited:
             self._look_again(read.began + max(self._settle, (read.began - following.since) / 4))
 
-    def _vouch(self, began: float) -> None:
-        """From now on somebody does, if the role says so, too."""
+    def _vouch(self, began: float) -> None:  # from now on somebody does, if the role says so, too
         self._vouched_at = began
         for database in self.positions:
             self._offer(database)
@@ -266,8 +267,7 @@ class NodeState:
         return len(self.positions) >= DATABASE_LIMIT
 
     def _set_position(self, database: str, position: Position, began: float, passed: tuple[Position, ...] = ()) -> TxChange:
-        previous = self.positions.get(database)
-        dropped = self.histories.move(database, passed, position)
+        previous, dropped = self.positions.get(database), self.histories.move(database, passed, position)
         self.positions[database] = position
         self.risen.add(database)
         self._read_at[database] = max(self._read_at.get(database, began), began)
@@ -298,8 +298,7 @@ class NodeState:
         return self._claim(self._stream_claim, began, sure=_PRIMARY in (self._stream_claim, self.standing))
 
     def _read_role(self, read: DirectoryRead) -> list[Change]:
-        self._looked_at = read.began
-        self._mounted = self._mounted or read.mount is Mount.LITEFS
+        self._looked_at, self._mounted = read.began, self._mounted or read.mount is Mount.LITEFS
         self._away = read.mount is Mount.AWAY or (self._mounted and read.mount is Mount.ORDINARY)
         if self._away:
             self._is_gone(read.began)
@@ -312,6 +311,8 @@ class NodeState:
             self.lag_ms = read.lag_ms
         changes = self._claim_of(read)
         self._follow(read)
+        if read.faults.keys().isdisjoint((".", ".primary", ".lag")):
+            self._tenure.look(read.began, primary=self.role is Role.PRIMARY, resumed=read.resumed)
         return changes
 
     def _claim_of(self, read: DirectoryRead) -> list[Change]:

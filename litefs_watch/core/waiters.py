@@ -23,6 +23,8 @@ logger = logging.getLogger("litefs_watch")
 
 T = TypeVar("T")
 
+_NOT_HERE = (Where.AHEAD, Where.ELSEWHERE)
+
 
 class Waiter(Generic[T]):
     """One who waits. After the wake either ``result`` is set, or ``closed``."""
@@ -61,17 +63,12 @@ class TxWaiter(Waiter[Position]):
         self.txid = wanted.txid if isinstance(wanted, Position) else wanted
         self.serial = 0
         self.since = float("inf")
-        """When the wait began, on the readings' clock: on the primary, a look that began later can say what is lost."""
+        """When the wait began, on the readings' clock: a look that began later can say what is lost."""
         self.lost = False
         """Set where the primary says that ``position`` is in no history any more."""
 
     def look(self, state: NodeState) -> Position | None:
-        if self.position is None:
-            return state.has(self.database, self.txid)
-        result = state.has(self.database, self.position)
-        if result is None and state.role is Role.PRIMARY:
-            self.lost = state.view(self.database).where(self.position) is Where.ELSEWHERE
-        return result
+        return state.has(self.database, self.txid if self.position is None else self.position)
 
     def late(self, state: NodeState) -> str:
         here = state.positions.get(self.database)
@@ -116,6 +113,24 @@ class RoleWaiter(Waiter[Standing]):
     @property
     def what(self) -> str:
         return "a role"
+
+
+class PrimaryCheck(RoleWaiter):
+    """One who asks whether this node still is the primary, and wants a look at LiteFS that begins now.
+
+    It looks at ``database``, too: what it has then is the answer to what it was asked for.
+    """
+
+    __slots__ = ("database", "since")
+
+    def __init__(self, database: str, wake: Callable[[Standing | None], object]) -> None:
+        super().__init__(frozenset((Role.REPLICA, Role.UNKNOWN)), "nothing told whether this node is the primary", wake)
+        self.database = database
+        self.since = float("inf")
+        """When the question was asked, on the readings' clock."""
+
+    def look(self, state: NodeState) -> Standing | None:
+        return state.standing if state.is_sure(self.since) else super().look(state)
 
 
 class TxWaiters:
@@ -172,21 +187,21 @@ class TxWaiters:
         else:  # whose position is of another history, or who waits for somebody to vouch for this one, stays
             for waiter in due:
                 waiter.result = waiter.look(state)
-            queue[first:] = [waiter for waiter in due if waiter.result is None and not waiter.lost]
-            due = [waiter for waiter in due if waiter.result is not None or waiter.lost]
+            queue[first:] = [waiter for waiter in due if waiter.result is None]
+            due = [waiter for waiter in due if waiter.result is not None]
         due.reverse()
         return self._dismiss(database, due)
 
-    def lose(self, database: str, state: NodeState, began: float) -> int:
-        """Wake those whose position the primary has not reached in a look that ``began`` after their wait did: it is lost,
-        since no position is known before its transaction is there. Returns how many they were."""
+    def lose(self, database: str, state: NodeState) -> int:
+        """Wake those whose position is not the primary's, by a look that began after their wait did: it is lost, since no
+        position is known before its transaction is there. Returns how many they were."""
         if not self._wholes or (queue := self._queues.get(database)) is None:
             return 0
         view = state.view(database)
         lost = [
             waiter
             for waiter in queue
-            if waiter.position is not None and waiter.since < began and view.where(waiter.position) is Where.AHEAD
+            if waiter.position is not None and state.is_sure(waiter.since) and view.where(waiter.position) in _NOT_HERE
         ]
         for waiter in lost:
             waiter.lost = True
@@ -227,12 +242,15 @@ class RoleWaiters:
         """Take a waiter out, if it is still here."""
         self._waiters.pop(waiter, None)
 
-    def publish(self, standing: Standing) -> int:
-        """Wake those who wanted this role. Returns how many they were."""
-        due = [waiter for waiter in self._waiters if standing.role in waiter.wanted]
+    def publish(self, state: NodeState) -> int:
+        """Wake those who have what they wait for. Returns how many they were."""
+        due = []
+        for waiter in self._waiters:
+            waiter.result = waiter.look(state)
+            if waiter.result is not None:
+                due.append(waiter)
         for waiter in due:
             del self._waiters[waiter]
-            waiter.result = standing
         _wake(due)
         return len(due)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import anyio
@@ -34,6 +35,10 @@ SLICE = 0.02
 """Seconds in one go of a look at everything: some fifty files of LiteFS's mount."""
 SLICE_IN_TURN = 0.002
 """Seconds, the same where the event stream tells of transactions, and nothing but the time has asked for a look."""
+
+SUSPENDED = 1.0
+"""Seconds that the wall clock gains on the monotonic one where a machine was suspended. Setting the clock looks the same;
+all that follows is that this node is not sure for some seconds whether it is the primary."""
 
 _THREAD = "litefs_watch re-read"
 _OTHERS = (".", ".primary", ".lag")
@@ -90,6 +95,7 @@ class Reread:
         self._look_at: float | None = None
         self._everything_at = 0.0
         self._looked_at = float("-inf")
+        self._ahead: float | None = None  # seconds by which the wall clock was ahead of the monotonic one
         self._expected: dict[str, tuple[int, float]] = {}
         self._left: list[str] = []  # databases that the look at everything has not come to
         self._start = ""  # the one with which the next look at everything begins
@@ -206,6 +212,8 @@ class Reread:
         else:
             look = partial(self._directory.begin_look, start=self._start, within=SLICE)
         read, left = await self._thread.run(partial(look, databases, self._known()))
+        if self._was_suspended():
+            read = replace(read, resumed=True)
         looked_at = databases.union(_OTHERS, before[: len(before) - len(left)]) if before else None
         self._note_faults(read.faults, looked_at, left)
         batch.positions, batch.faults = dict(read.positions), dict(read.faults)
@@ -216,6 +224,12 @@ class Reread:
             self.health.up(f"reading {self._directory.path}, {kind}")
         self._went_on(left, in_turn=in_turn)
         self._report(read)
+
+    def _was_suspended(self) -> bool:
+        """Whether the wall clock has left the monotonic one behind since this was last asked."""
+        ahead, before = time.time() - time.monotonic(), self._ahead
+        self._ahead = ahead
+        return before is not None and ahead - before > SUSPENDED
 
     async def _look_at_some(self, batch: _Batch, databases: set[str]) -> None:
         left = self._left

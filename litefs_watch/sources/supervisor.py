@@ -145,6 +145,11 @@ class Supervisor:
             self._reread.look(database)
             self._files.stir()
 
+    def check(self, database: str) -> None:
+        """Somebody asks whether this node still is the primary, and where the database is: look at both, now."""
+        self._reread.look(database)
+        self._reread.look_at(time.monotonic())
+
     async def read_position(self, database: str) -> Position | None:
         return await self._reread.read_position(database)
 

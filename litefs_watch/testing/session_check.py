@@ -8,7 +8,9 @@ The rules, with *place* for where an id is in the log, and *before* for 'ended b
 2. A write that is in the log has its place there. It must be higher than the places of its session's acknowledged writes
    before it (monotonic writes), and of its reads before it (writes follow reads).
 3. What is not in the log is *gone*. A session that had an acknowledged write of that kind, or had seen one, is broken by
-   each later operation in the history that survived, until it is told (`Operation.told_lost`).
+   each later operation in the history that survived, until it is told (`Operation.told_lost`). Who is told begins anew: it
+   relies on nothing that ended before the operation which told it. (`SessionReport.told_in_vain` has those that told of a
+   loss where there was none.)
 4. A read that saw something gone is on another branch. What it saw of the log is its place; where it saw nothing of it, its
    branch had at most what is in front of the first write that began after the gone one was acknowledged. Whether one thing
    that is gone includes another can't be known: no verdict.
@@ -153,6 +155,9 @@ class _Relied:
             self.gone, self.gone_id = operation, gone[0]
 
 
+_Marks = tuple[tuple[Operation | None, Operation | None], ...]
+
+
 @dataclass(slots=True)
 class _Session:
     writes: _Relied = field(default_factory=lambda: _Relied("written"))
@@ -160,15 +165,16 @@ class _Session:
     lost: list[Operation] = field(default_factory=list)
     """Its lost writes, of which it has not been told yet."""
 
-    def gone(self) -> tuple[Operation | None, Operation | None]:
-        return self.writes.gone, self.reads.gone
+    def marks(self) -> _Marks:
+        return tuple((relied.gone, relied.by) for relied in (self.writes, self.reads))
 
-    def forgive(self, writes: Operation | None, reads: Operation | None) -> None:
+    def forgive(self, marks: _Marks) -> None:
         """It has been told of these, and of what ended before them; not of what has ended since."""
-        if self.writes.gone is writes:
-            self.writes.gone = None
-        if self.reads.gone is reads:
-            self.reads.gone = None
+        for relied, (gone, by) in zip((self.writes, self.reads), marks, strict=True):
+            if relied.gone is gone:
+                relied.gone = None
+            if relied.by is by:
+                relied.by, relied.place = None, _NOTHING
 
 
 class _Checker:
@@ -179,7 +185,7 @@ class _Checker:
         self._log = log
         self._views = [log.view(operation) for operation in operations]
         self._sessions: dict[Hashable, _Session] = {operation.session: _Session() for operation in operations}
-        self._telling: dict[int, tuple[Operation | None, Operation | None]] = {}
+        self._telling: dict[int, _Marks] = {}
         self._shown: dict[str, int] = {}  # by node: the newest place that it is known to have
         self._newest = _NOTHING  # the same of all nodes
         self._tested = {guarantee: 0 for guarantee in Guarantee if guarantee in guarantees}
@@ -192,9 +198,9 @@ class _Checker:
     def begin(self, number: int) -> None:
         operation, view = self._operations[number], self._views[number]
         session = self._sessions[operation.session]
-        gone = session.gone()
+        gone = session.writes.gone, session.reads.gone
         if operation.told_lost:
-            self._tell(number, session, gone)
+            self._tell(number, session)
         if view is not None:
             self._see(operation, view)
             newest = f"{view.gone[0]!r}, which is lost," if view.gone else self._log.name(view.place)
@@ -213,7 +219,7 @@ class _Checker:
         operation, view = self._operations[number], self._views[number]
         session = self._sessions[operation.session]
         if operation.told_lost:
-            session.forgive(*self._telling.pop(number))
+            session.forgive(self._telling.pop(number))
         if not operation.acknowledged:
             return
         place, lost = self._log.place(operation), self._log.lost(operation)
@@ -226,11 +232,11 @@ class _Checker:
             session.reads.add(operation, certain, view.gone)
             self._show(operation.node, certain)
 
-    def _tell(self, number: int, session: _Session, gone: tuple[Operation | None, Operation | None]) -> None:
-        self._telling[number] = gone
+    def _tell(self, number: int, session: _Session) -> None:
+        self._telling[number] = session.marks()
         self._told += session.lost
         session.lost.clear()
-        if gone == (None, None):
+        if session.writes.gone is session.reads.gone is None:
             self._told_in_vain.append(self._operations[number])
 
     def _see(self, read: Operation, view: _View) -> None:
@@ -252,7 +258,7 @@ class _Checker:
             return
         had = f"{later.session!r} had {relied.verb}"
         broken = None
-        if relied.by is not None and place < relied.place:
+        if relied.by is not None and place < relied.place and not later.told_lost:
             order = "in front of it" if guarantee in _OF_WRITES else "as the newest"
             sentence = f"{had} {self._log.name(relied.place)}, and {said} {order}"
             broken = Violation(guarantee, later.session, relied.by, later, sentence)

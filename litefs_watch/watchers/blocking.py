@@ -19,17 +19,15 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from litefs_watch.changes import PrimaryChange, Role, Standing, TxChange
-from litefs_watch.core.waiters import RoleWaiter, TxWaiter
+from litefs_watch.core.waiters import PrimaryCheck, RoleWaiter, TxWaiter
 from litefs_watch.errors import WatcherClosed
 from litefs_watch.position import TXID_MAX, Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout
 from litefs_watch.status import Statistics, Status
 from litefs_watch.watchers.threads import Wake, check_threads
 from litefs_watch.watchers.watcher import (
-    DEMOTED,
     KNOWN_PRIMARY,
     NO_PRIMARY,
-    NOT_PRIMARY,
     check_callback,
     no_role,
     require_instance,
@@ -260,9 +258,15 @@ class BlockingWatcher:
         """Wait until this node has that role. Raises `WaitTimeout` after ``timeout`` seconds, and `WatcherClosed`."""
         self._wait_for_role(frozenset((Role(role),)), timeout, no_role(Role(role)))
 
-    def wait_until_demoted(self, *, timeout: float | None = None) -> None:
-        """Wait until this node is not the primary, or may not be. Raises `WaitTimeout` and `WatcherClosed`."""
-        self._wait_for_role(NOT_PRIMARY, timeout, DEMOTED)
+    def confirm_primary(self, *, database: str | None = None, timeout: float | None = None) -> bool:
+        """Look at LiteFS anew: whether this node is the primary. As `Watcher.confirm_primary`.
+
+        Raises `WaitTimeout` where nothing tells within ``timeout`` seconds, `WatcherClosed`, and `ConfigError`.
+        """
+        woken = Wake()
+        check = PrimaryCheck(self.settings.database_or_default(database), woken.set)
+        standing: Standing = self._wait(check, woken, check_timeout(timeout))
+        return standing.role is Role.PRIMARY
 
     def _wait_for_role(self, wanted: frozenset[Role], timeout: float | None, late: str) -> Standing:
         woken = Wake()

@@ -13,7 +13,7 @@ import anyio
 from anyio.lowlevel import current_token
 
 from litefs_watch.changes import Role, Standing
-from litefs_watch.core.waiters import RoleWaiter, TxWaiter
+from litefs_watch.core.waiters import PrimaryCheck, RoleWaiter, TxWaiter
 from litefs_watch.errors import WatcherClosed
 from litefs_watch.position import Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout
@@ -21,7 +21,7 @@ from litefs_watch.sources.thread import CallThread, call_soon
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.parking import Spot, cancellation_point, park, spot_in
 from litefs_watch.watchers.run import Run
-from litefs_watch.watchers.watcher import DEMOTED, KNOWN_PRIMARY, NO_PRIMARY, NOT_PRIMARY, no_role, spawn
+from litefs_watch.watchers.watcher import KNOWN_PRIMARY, NO_PRIMARY, no_role, spawn
 
 
 class AwaitableWatcher:
@@ -74,9 +74,13 @@ class AwaitableWatcher:
         """As `Watcher.wait_for_role`, with the same errors."""
         await self._wait_for_role(frozenset((Role(role),)), timeout, no_role(Role(role)))
 
-    async def wait_until_demoted(self, *, timeout: float | None = None) -> None:
-        """As `Watcher.wait_until_demoted`, with the same errors."""
-        await self._wait_for_role(NOT_PRIMARY, timeout, DEMOTED)
+    async def confirm_primary(self, *, database: str | None = None, timeout: float | None = None) -> bool:
+        """As `Watcher.confirm_primary`, with the same errors."""
+        await cancellation_point(None)
+        spot = spot_in(current_token())
+        check = PrimaryCheck(self.settings.database_or_default(database), spot.wake)
+        standing: Standing = await self._wait(check, spot, check_timeout(timeout))
+        return standing.role is Role.PRIMARY
 
     async def _wait_for_role(self, wanted: frozenset[Role], timeout: float | None, late: str) -> Standing:
         await cancellation_point(None)

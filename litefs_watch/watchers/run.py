@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
@@ -18,12 +19,12 @@ from weakref import WeakSet
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
-from litefs_watch.changes import PrimaryChange
+from litefs_watch.changes import PrimaryChange, Role
 from litefs_watch.core.board import Board
 from litefs_watch.core.history import View
 from litefs_watch.core.readings import NEVER_REPLICATED_MS, Reading, RoleEvent, TxEvent
 from litefs_watch.core.state import NodeState
-from litefs_watch.core.waiters import RoleWaiter, TxWaiter
+from litefs_watch.core.waiters import PrimaryCheck, RoleWaiter, TxWaiter
 from litefs_watch.errors import TransactionLost, WaitTimeout, WatcherClosed
 from litefs_watch.position import Position
 from litefs_watch.sources.supervisor import Supervisor
@@ -50,7 +51,7 @@ class Run:
 
     def __init__(self, settings: Settings, callbacks: list[Callback], on_ready: Callable[[], object]) -> None:
         self.settings = settings
-        self.board = Board(NodeState(settings.node_name, settings.settle))
+        self.board = Board(NodeState(settings.node_name, settings.settle, settings.lease_ttl))
         self.token: EventLoopToken | None = None
         """The event loop in which it runs, once it does."""
         self.stopped = False
@@ -186,16 +187,26 @@ class Run:
         if isinstance(waiter, TxWaiter) and self.supervisor is None and not self.board.closed:
             waiter.result = waiter.position or Position(waiter.txid)  # standalone: every transaction is here
             return False
-        if isinstance(waiter, TxWaiter) and waiter.position is not None:
+        if isinstance(waiter, PrimaryCheck):
+            if self.supervisor is None and not self.board.closed:
+                waiter.result = self.board.state.standing
+                return False
+            waiter.since = time.monotonic()
+        elif isinstance(waiter, TxWaiter) and waiter.position is not None:
             waiter.since = time.monotonic()
         if not self.board.register(waiter, wait=timeout is None or timeout > 0):
             return False
-        if isinstance(waiter, TxWaiter) and self.supervisor is not None and self.token is not None:
+        if isinstance(waiter, TxWaiter | PrimaryCheck) and self.supervisor is not None and self.token is not None:
             supervisor, database = self.supervisor, waiter.database
+            whole = isinstance(waiter, PrimaryCheck) or waiter.position is not None
+            if whole and self.board.state.role is Role.PRIMARY:  # whether it still is: what is asked for may be lost
+                hurry = partial(supervisor.check, database)
+            else:
+                hurry = partial(supervisor.hurry, database)
             if threading.get_ident() == self._thread:
-                supervisor.hurry(database)
-            elif not supervisor.streaming or waiter.position is not None:  # with the stream it looks often by itself
-                call_soon(self.token, lambda: supervisor.hurry(database))
+                hurry()
+            elif not supervisor.streaming or whole:  # with the stream it looks often by itself
+                call_soon(self.token, hurry)
         return True
 
     def result_of(self, waiter: TxWaiter | RoleWaiter, timeout: float | None) -> Any:

@@ -13,7 +13,7 @@ import anyio
 from anyio.lowlevel import current_token
 
 from litefs_watch.changes import NOBODY, PrimaryChange, Role, Standing, TxChange
-from litefs_watch.core.waiters import RoleWaiter, TxWaiter
+from litefs_watch.core.waiters import PrimaryCheck, RoleWaiter, TxWaiter
 from litefs_watch.errors import NoPrimary, NotPrimary, WatcherClosed, WrongInstance
 from litefs_watch.position import Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 KNOWN_PRIMARY = frozenset((Role.PRIMARY, Role.REPLICA))
 NO_PRIMARY = "no primary is known"
-NOT_PRIMARY = frozenset((Role.REPLICA, Role.UNKNOWN))
-DEMOTED = "this node is the primary still"
 
 
 def no_role(role: Role) -> str:
@@ -270,17 +268,25 @@ class Watcher:
         """Wait until this node has that role. A cancellation point, with the errors of `wait_for_primary`."""
         await self._wait_for_role(frozenset((Role(role),)), timeout, no_role(Role(role)))
 
-    async def wait_until_demoted(self, *, timeout: float | None = None) -> None:
-        """Wait until this node is not the primary, or may not be. A cancellation point, with the errors of the others."""
-        await self._wait_for_role(NOT_PRIMARY, timeout, DEMOTED)
+    async def confirm_primary(self, *, database: str | None = None, timeout: float | None = None) -> bool:
+        """Look at LiteFS anew: whether this node is the primary. The database's position is that of the same look, or newer.
+
+        `role` is what was last heard, and late by up to `Settings.idle_interval` where the event stream is away. A node that
+        stood still for long (`Settings.lease_ttl`) is not believed before its lease is renewed, or lost. A cancellation
+        point, with `wait_for_tx`'s errors but `TransactionLost`: `WaitTimeout` where nothing tells within ``timeout``.
+        """
+        name = self.settings.database_or_default(database)
+        return (await self._park(lambda wake: PrimaryCheck(name, wake), timeout)).role is Role.PRIMARY
 
     async def _wait_for_role(self, wanted: frozenset[Role], timeout: float | None, late: str) -> Standing:
+        return await self._park(lambda wake: RoleWaiter(wanted, late, wake), timeout)
+
+    async def _park(self, waiter: Callable[[Callable[[object], None]], RoleWaiter], timeout: float | None) -> Standing:
         run = self._run
         await cancellation_point(run.token)
-        check_timeout(timeout)
         run.check_loop()
         spot = spot_in(current_token())
-        standing: Standing = await park(run, RoleWaiter(wanted, late, spot.wake), spot, timeout)
+        standing: Standing = await park(run, waiter(spot.wake), spot, check_timeout(timeout))
         return standing
 
     # Subscribing.

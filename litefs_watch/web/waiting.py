@@ -16,7 +16,7 @@ from functools import partial
 import anyio
 
 from litefs_watch.changes import Role
-from litefs_watch.consistency import Action, Exchange, Hold, Node, Options, Policy, Refuse, Token, Wait
+from litefs_watch.consistency import Action, Confirm, Exchange, Hold, Node, Options, Policy, Refuse, Token, Wait
 from litefs_watch.core.history import Lineage, View
 from litefs_watch.errors import NotPrimary, TransactionLost, WaitTimeout, WatcherClosed
 from litefs_watch.position import Position, Where
@@ -106,11 +106,13 @@ class _Gate:
     def look_back(self, exchange: Exchange) -> None:
         """When a response starts: whether what the request waited for is here still. A node that comes back from a fail-over
         is reset, and what was read then is of neither history; such a read goes to the primary, which can tell."""
-        if exchange.token is None or exchange.writes or exchange.written or exchange.stale or exchange.role is Role.PRIMARY:
-            return
-        if self.is_met(exchange):
+        if exchange.token is None or exchange.writes or exchange.written or exchange.stale or self.is_met(exchange):
             return
         node, found = self.node(exchange), exchange.found
+        if exchange.role is Role.PRIMARY and (exchange.lost is not None or not isinstance(exchange.token, Position)):
+            if node.role is not Role.PRIMARY and exchange.lost is not None:
+                exchange.reset = NotPrimary(None, _RESET)
+            return
         gone = not node.has(exchange.token) and node.where(exchange.token) in (Where.AHEAD, Where.ELSEWHERE, Where.DOUBTED)
         if gone or (found is not None and found[0] is not self._lineage()):
             exchange.reset = NotPrimary(None, _RESET)
@@ -140,13 +142,15 @@ class _Gate:
         with self._counting:
             self._waiting += 1
 
-    def _end_wait(self, exchange: Exchange, action: Wait | Hold) -> None:
+    def _end_wait(self, exchange: Exchange, action: Wait | Hold | Confirm) -> None:
         with self._counting:
             self._waiting -= 1
         if isinstance(action, Wait):
             exchange.waited = True
-        else:
+        elif isinstance(action, Hold):
             exchange.held = True
+        else:
+            exchange.asked = True
 
     def _decide(self, exchange: Exchange) -> Action:
         return self.policy.decide(exchange, self.node(exchange))
@@ -185,33 +189,28 @@ class BlockingGate(_Gate):
         while True:
             if (lookup := self._lookup(exchange)) is not None:
                 exchange.found = lookup()
-            if not isinstance(action := decide(), Wait | Hold):
+            if not isinstance(action := decide(), Wait | Hold | Confirm):
                 return action
             self._begin_wait()
             try:
-                self._wait(action)
+                self._wait(exchange, action)
             finally:
                 self._end_wait(exchange, action)
 
-    def _wait(self, action: Wait | Hold) -> None:
+    def _wait(self, exchange: Exchange, action: Wait | Hold | Confirm) -> None:
         try:
             if isinstance(action, Wait):
                 self._watcher.wait_for_tx(action.token, database=self.database, timeout=action.timeout)
+            elif isinstance(action, Confirm):
+                exchange.confirmed = self._watcher.confirm_primary(database=self.database, timeout=action.timeout)
             elif action.here:
                 self._watcher.wait_for_role(Role.PRIMARY, timeout=action.timeout)
             else:
                 self._watcher.wait_for_primary(timeout=action.timeout)
-        except TransactionLost:
-            self._wait_for_demotion(action.timeout)
-        except WaitTimeout:
+        except (WaitTimeout, TransactionLost):
             pass  # what comes next depends on what is true now, not on how the wait ended
         except WatcherClosed as error:
             logger.warning("a request could not wait: %s", error)
-
-    def _wait_for_demotion(self, timeout: float) -> None:
-        """A node that was frozen says for a moment that it still is the primary."""
-        with contextlib.suppress(WaitTimeout, WatcherClosed):
-            self._watcher.wait_until_demoted(timeout=timeout)
 
     def _read_position(self) -> Position | None:
         try:
@@ -249,32 +248,28 @@ class AsyncGate(_Gate):
             if (lookup := self._lookup(exchange)) is not None:
                 with anyio.move_on_after(READ_TIMEOUT):
                     exchange.found = await self._disk.run(lookup)
-            if not isinstance(action := decide(), Wait | Hold):
+            if not isinstance(action := decide(), Wait | Hold | Confirm):
                 return action
             self._begin_wait()
             try:
-                await self._wait(action)
+                await self._wait(exchange, action)
             finally:
                 self._end_wait(exchange, action)
 
-    async def _wait(self, action: Wait | Hold) -> None:
+    async def _wait(self, exchange: Exchange, action: Wait | Hold | Confirm) -> None:
         try:
             if isinstance(action, Wait):
                 await self._watcher.wait_for_tx(action.token, database=self.database, timeout=action.timeout)
+            elif isinstance(action, Confirm):
+                exchange.confirmed = await self._watcher.confirm_primary(database=self.database, timeout=action.timeout)
             elif action.here:
                 await self._watcher.wait_for_role(Role.PRIMARY, timeout=action.timeout)
             else:
                 await self._watcher.wait_for_primary(timeout=action.timeout)
-        except TransactionLost:
-            await self._wait_for_demotion(action.timeout)
-        except WaitTimeout:
+        except (WaitTimeout, TransactionLost):
             pass  # as above
         except WatcherClosed as error:
             logger.warning("a request could not wait: %s", error)
-
-    async def _wait_for_demotion(self, timeout: float) -> None:
-        with contextlib.suppress(WaitTimeout, WatcherClosed):
-            await self._watcher.wait_until_demoted(timeout=timeout)
 
     async def _read_position(self) -> Position | None:
         """The position in the file now. None where there is none, or it can't be read: a token from older knowledge would

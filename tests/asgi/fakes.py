@@ -50,6 +50,8 @@ class FakeWatcher:
         """Whether anything confirms what is known."""
         self.follows = True
         """Whether a replica follows its primary."""
+        self.tells = True
+        """Whether a look tells whether this node is the primary."""
         self.during: Callable[[], object] = lambda: None
 
     @property
@@ -85,10 +87,12 @@ class FakeWatcher:
     def count_lost(self) -> None:
         self.lost += 1
 
-    async def wait_until_demoted(self, *, timeout: float | None = None) -> None:
-        self.waits.append(("demoted", timeout))
-        if self.role is Role.PRIMARY:
+    async def confirm_primary(self, *, database: str | None = None, timeout: float | None = None) -> bool:
+        self.waits.append(("primary?", timeout))
+        self.during()
+        if not self.tells:
             raise WaitTimeout("in vain")
+        return self.role is Role.PRIMARY
 
     async def read_position(self, database: str | None = None) -> Position | None:
         self.reads += 1

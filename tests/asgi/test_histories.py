@@ -88,7 +88,7 @@ async def test_the_primary_says_what_is_lost(token: Position, caplog: pytest.Log
     assert seen == [(token.txid, token.txid)]
     assert watcher.lost == 1
     assert caplog.text.count("is lost") == 1
-    assert watcher.waits == [("tx", token, 0.5), ("demoted", 0.5)]
+    assert watcher.waits == [("primary?", 5.0)]
 
 
 @pytest.mark.parametrize("token", [HERE, UNTOLD, 10, None])
@@ -114,6 +114,34 @@ async def test_a_primary_that_is_one_no_longer_says_nothing(method: str) -> None
     watcher.during = lambda: watcher.become(Role.REPLICA, "node-b")
     reply = await ask(watcher, method, ELSEWHERE, handler)
     assert (reply.status, reply.header("fly-replay"), handler.runs) == (409, "instance=node-b", 0)
+
+
+@pytest.mark.parametrize("token", [AHEAD, ELSEWHERE, 12])
+async def test_who_can_not_tell_whether_it_is_the_primary_calls_nothing_lost(token: Position | int) -> None:
+    """Neither where no look tells, nor where so many wait that none can be waited for: it answers 503, and runs nothing."""
+    for tells, room, waits in ((False, 10, [("primary?", 5.0)]), (True, 0, [])):
+        watcher, handler = FakeWatcher(), Handler()
+        watcher.tells = tells
+        reply = await ask(watcher, "GET", token, handler, max_waiting=room)
+        assert (reply.status, reply.header("litefs-lost"), reply.cookie, handler.runs) == (503, None, None, 0)
+        assert watcher.waits == waits
+
+
+async def test_a_primary_that_is_reset_while_it_is_read_answers_nothing() -> None:
+    """What the client had seen was here when its request came, and is not when its answer goes."""
+    watcher = FakeWatcher()
+
+    def reset(scope: Scope) -> None:
+        watcher.known = Position(9, 7)
+
+    assert (await ask(watcher, "GET", HERE, Handler(reset))).status == 503
+
+
+async def test_a_primary_that_is_demoted_while_it_tells_of_a_loss_tells_nothing() -> None:
+    """It was not the primary whose history counts; the one that is now has its own."""
+    watcher = FakeWatcher()
+    reply = await ask(watcher, "GET", ELSEWHERE, Handler(lambda scope: watcher.become(Role.REPLICA, "node-b")))
+    assert (reply.status, reply.header("litefs-lost"), reply.header("fly-replay")) == (409, None, "instance=node-b")
 
 
 @pytest.mark.parametrize(("checksum", "lost"), [(UNTOLD.checksum, None), (77, f"{UNTOLD.txid:016x}")])

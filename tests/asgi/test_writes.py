@@ -49,10 +49,11 @@ async def test_a_read_on_a_replica_runs(method: str) -> None:
 
 @pytest.mark.parametrize("method", WRITES + READS)
 async def test_the_primary_runs_everything(method: str) -> None:
-    """Without a wait, whatever TXID the client has."""
-    watcher = FakeWatcher()
-    assert (await ask(watcher, method, "/", [("cookie", "txnum=99")])).status == 200
-    assert watcher.waits == []
+    """Without a wait, whatever TXID the client has; one that is ahead has it look whether it still is the primary."""
+    for txid, waits in ((9, []), (99, [("primary?", 5.0)])):
+        watcher = FakeWatcher()
+        assert (await ask(watcher, method, "/", [("cookie", f"txnum={txid}")])).status == 200
+        assert watcher.waits == waits
 
 
 async def test_named_paths_go_to_the_primary_whatever_the_method() -> None:

@@ -14,6 +14,8 @@ from litefs_watch.core.waiters import RoleWaiter, RoleWaiters, TxWaiter, TxWaite
 
 DB = "app.db"
 REPLICA = Standing(Role.REPLICA, "node-1")
+STATE = NodeState("here", 0.0)
+STATE.standing = REPLICA
 
 
 def state_at(database: str, position: Position) -> NodeState:
@@ -73,7 +75,7 @@ def test_who_is_woken_is_counted_no_more() -> None:
     assert transactions.publish(DB, state_at(DB, Position(2))) == 2
     assert seen == [1, 1]
     transactions.close()
-    assert roles.publish(REPLICA) == 3
+    assert roles.publish(STATE) == 3
     assert seen[2:] == [0, 0, 0, 0]
 
 
@@ -103,7 +105,7 @@ def test_a_role_wakes_those_who_want_it() -> None:
     replica, primary = RoleWaiter(frozenset((Role.REPLICA,)), "", bool), RoleWaiter(frozenset((Role.PRIMARY,)), "", bool)
     roles.add(replica)
     roles.add(primary)
-    assert roles.publish(REPLICA) == 1
+    assert roles.publish(STATE) == 1
     assert replica.result == REPLICA
     assert primary.result is None
     assert len(roles) == 1
@@ -122,7 +124,7 @@ def test_one_whose_wake_fails_harms_nobody_else(caplog: pytest.LogCaptureFixture
         roles.add(RoleWaiter(frozenset((Role.REPLICA,)), "", wake))
     with caplog.at_level(logging.ERROR):
         assert waiters.publish(DB, state_at(DB, Position(1))) == 4
-        assert roles.publish(REPLICA) == 4
+        assert roles.publish(STATE) == 4
         for wake in (fail, woken.append):
             waiters.add(TxWaiter(DB, 2, wake))
         waiters.close()

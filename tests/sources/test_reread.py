@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -325,3 +326,18 @@ class Slowly(Directory):
 
     def go_on(self, *arguments: Any, **options: Any) -> tuple[PositionsRead, dict[str, str], list[str]]:
         return super().go_on(*arguments, **options | {"within": 0})
+
+
+async def test_a_machine_that_was_suspended_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its wall clock has gone on, and the other one has not. Once; and an hour less is no sign of it."""
+    clock, now = [0.0], time.time
+    monkeypatch.setattr("litefs_watch.sources.reread.time.time", lambda: now() + clock[0])
+    seen = []
+    async with Harness().running() as harness:
+        for ahead in (0.0, 5.0, 5.0, -3600.0):
+            clock[0] = ahead
+            count = len(harness.reports)
+            harness.reread.look()
+            await harness.reported(lambda count=count: len(harness.reports) > count)  # type: ignore[misc]
+            seen += [each.resumed for each in harness.reports[count:] if isinstance(each, DirectoryRead)]
+    assert seen == [False, True, False, False]

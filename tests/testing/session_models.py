@@ -90,7 +90,9 @@ class Definitions:
     def violated(self, guarantee: str, later: Operation) -> bool:
         included = self.subject(guarantee, later)
         return included is not None and any(
-            self.misses(guarantee, one, later, itself=True) if place is None else place > included
+            self.misses(guarantee, one, later, itself=True)
+            if place is None
+            else place > included and not self.told(one, later, itself=True)
             for one, place in self.demands(guarantee, later)
         )
 
@@ -109,7 +111,9 @@ class Definitions:
         demands = self.demands(guarantee, later)
         missing = any(place is None and self.misses(guarantee, one, later, itself=False) for one, place in demands)
         shown = self.shown(later.node, later)
-        in_doubt = later.node != "" and any(place is not None and place > shown for _, place in demands)
+        in_doubt = later.node != "" and any(
+            place is not None and place > shown and not self.told(one, later, itself=False) for one, place in demands
+        )
         return self.violated(guarantee, later) or (later.answer == "ok" and (missing or in_doubt))
 
     def violations(self) -> set[tuple[str, int]]:

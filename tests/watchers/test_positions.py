@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from litefs_watch import BlockingWatcher, Position, Role, Settings, TransactionLost, WaitTimeout, Watcher
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
+from litefs_watch.watchers.bridge import AwaitableWatcher
 
 SOON = 10.0
 
@@ -100,3 +102,42 @@ async def test_a_position_beyond_64_bits_is_refused(node: SimulatedNode, wanted:
     async with Watcher(node.settings()) as watcher:
         with pytest.raises(ValueError, match="whole number"):
             await watcher.wait_for_tx(wanted)
+
+
+async def test_whether_this_is_the_primary_is_looked_at_anew(node: SimulatedNode) -> None:
+    """Not taken from what is known; and who is no primary is told without a look."""
+    async with Watcher(node.settings(idle_interval=60.0, silence=60.0)) as watcher:
+        looks = watcher.statistics().rereads
+        assert await watcher.confirm_primary(timeout=SOON)
+        assert watcher.statistics().rereads > looks
+        with pytest.raises(WaitTimeout, match="nothing told whether this node is the primary"):
+            await watcher.confirm_primary(timeout=0)
+    with SimulatedCluster(size=2, lag=0.0) as cluster:
+        async with Watcher(cluster.replicas[0].settings()) as watcher:
+            assert not await watcher.confirm_primary(timeout=SOON)
+    async with Watcher(Settings(database="app.db", standalone=True)) as watcher:
+        assert await watcher.confirm_primary(timeout=SOON)
+
+
+def test_it_is_asked_in_threads(node: SimulatedNode) -> None:
+    """`BlockingWatcher` has it, too."""
+    with BlockingWatcher(node.settings(idle_interval=60.0, silence=60.0)) as watcher:
+        assert watcher.confirm_primary(timeout=SOON)
+
+
+async def test_it_is_asked_from_any_loop(node: SimulatedNode) -> None:
+    """And `AwaitableWatcher`."""
+    watcher = BlockingWatcher(node.settings(idle_interval=60.0, silence=60.0))
+    try:
+        assert await AwaitableWatcher(watcher).confirm_primary(timeout=SOON)
+    finally:
+        await anyio.to_thread.run_sync(watcher.stop)
+
+
+async def test_a_primary_that_is_one_no_longer_is_found_out(node: SimulatedNode) -> None:
+    """Where no event says so: by the look that the question asks for."""
+    async with Watcher(node.settings(idle_interval=60.0, silence=60.0, api_url=None)) as watcher:
+        await watcher.wait_for_role(Role.PRIMARY, timeout=SOON)
+        watcher._run.supervisor._files.close()  # type: ignore[union-attr]
+        node.set_primary("other")
+        assert not await watcher.confirm_primary(timeout=SOON)
