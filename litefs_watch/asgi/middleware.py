@@ -72,8 +72,11 @@ class LiteFSMiddleware:
                 await self._responder.respond(action, scope, receive, send)
                 return
             if exchange.lost is not None:
-                scope = {**scope, "state": {**scope.get("state", {}), "litefs_lost": exchange.lost}}
+                scope.setdefault("state", {})["litefs_lost"] = exchange.lost
 
+        # The application's own: what it puts there is for who is around us, too (Litestar's hooks, tracing, metrics).
+        given, scope = scope, {**scope}  # what is answered after it has run is not of what it has made of it
+        given[SCOPE_KEY] = exchange
         request = receive if self._heedless else Body(receive)
 
         def send_marked(message: Message) -> Awaitable[None]:
@@ -88,7 +91,7 @@ class LiteFSMiddleware:
             return send(message)
 
         try:
-            await self.app({**scope, SCOPE_KEY: exchange}, request, send_marked)
+            await self.app(given, request, send_marked)
         except Exception as error:
             if exchange.answered is error:  # Starlette raises it once more when it has sent its own error page
                 return

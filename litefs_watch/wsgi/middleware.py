@@ -54,7 +54,9 @@ class LiteFSMiddleware:
 
         if self._responder.needs_body:
             environ["wsgi.input"] = Body(environ)
-        given = {**environ, SCOPE_KEY: exchange}  # Django changes the environ that it gets
+        # The application's own: what it puts there is for who is around us, too.
+        given, environ = environ, {**environ}  # Django changes what it gets: what is answered afterwards is not of that
+        given[SCOPE_KEY] = exchange
         if exchange.lost is not None:
             given[LOST_KEY] = exchange.lost
         replaced: list[BaseException] = []
