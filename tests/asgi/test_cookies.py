@@ -284,18 +284,6 @@ def test_mark_written_without_the_middleware_does_nothing() -> None:
         mark_written("request")
 
 
-async def test_the_servers_scope_is_left_alone() -> None:
-    """What is put in it for the handler is put in a copy."""
-    watcher, seen = FakeWatcher(), []
-
-    async def outer(scope: Scope, receive: Receive, send: Send) -> None:
-        await LiteFSMiddleware(Handler(), watcher.watcher)(scope, receive, send)
-        seen.append(SCOPE_KEY in scope)
-
-    await call(outer)
-    assert seen == [False]
-
-
 async def test_an_error_page_after_a_commit_carries_the_position() -> None:
     """What is committed is committed, whatever the status: the client's next read shall see it."""
     watcher = FakeWatcher()
