@@ -150,3 +150,10 @@ class Client:
     def keep(self, session: Session, response: Response) -> None:
         """Take in what an answer brought."""
         session.keep(response)
+
+
+class Forgetful(Client):
+    """Keeps no token."""
+
+    def keep(self, session: Session, response: Response) -> None:
+        pass

@@ -30,6 +30,7 @@ class Driver:
         self.in_vain: Counter[str] = Counter()
         """How often one could not, since another one was in its way."""
         self.failure: BaseException | None = None
+        self.pause = PAUSE
         self._faults = faults
         self._chance = chance
         self._record = record
@@ -49,7 +50,7 @@ class Driver:
                 self._go_on(begun)
                 if len(self._under_way) < AT_ONCE:
                     self._start(begun)
-                begun += self._faults.some(PAUSE)
+                begun += self._faults.some(self.pause)
                 if self._under_way:
                     begun = min(begun, *(due for due, _, _ in self._under_way))
         except BaseException as error:  # noqa: BLE001 - raised by `end`

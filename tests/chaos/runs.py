@@ -137,7 +137,7 @@ class Scene(ABC):
         try:
             self.prepare()
             self.edge = Edge(list(self.machines))
-            self._faults = self.make_faults()
+            self.driver = self.make_faults()
         except BaseException:
             self.stack.close()
             raise
@@ -154,7 +154,7 @@ class Scene(ABC):
     @contextmanager
     def faults(self) -> Iterator[None]:
         """Faults happen, until the block is left."""
-        thread = threading.Thread(target=self._faults.run, name="faults")
+        thread = threading.Thread(target=self.driver.run, name="faults")
         thread.start()
         try:
             yield
@@ -162,12 +162,16 @@ class Scene(ABC):
             self.run.record.finish()
             thread.join()
 
+    def heal(self) -> None:
+        """End what is under way, and let everything arrive."""
+        self.driver.end()
+
     def judge(self) -> Outcome:
-        """Let everything arrive, and compare what was answered with what then is there."""
-        self._faults.end()
+        """Compare what was answered with what is there once everything has arrived."""
+        self.heal()
         guarantees = EVERY if self.run.monotonic else OWN_WRITES
         report = check_sessions(self.run.record.operations, self.log(), guarantees=guarantees)
-        return Outcome(self.run, report, self._faults, self.edge)
+        return Outcome(self.run, report, self.driver, self.edge)
 
 
 async def run_asgi(given: Scene) -> Outcome:

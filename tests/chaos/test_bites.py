@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from litefs_watch.testing import Guarantee
-from tests.chaos.client import TOKEN_HEADER, Client, Session
+from tests.chaos.client import TOKEN_HEADER, Client, Forgetful, Session
 from tests.chaos.faults import LOSING
 from tests.chaos.http import Response
 from tests.chaos.runs import Outcome, Run, run_asgi, run_wsgi
@@ -18,13 +18,6 @@ FOUND = 5
 """Violations, at least, of each guarantee that is broken."""
 RUNS = 4
 """In so many runs together, at most: what a run loses, and who sees it, is chance."""
-
-
-class Forgetful(Client):
-    """Keeps no token."""
-
-    def keep(self, session: Session, response: Response) -> None:
-        pass
 
 
 class OneBehind(Client):
