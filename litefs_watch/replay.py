@@ -99,23 +99,37 @@ class Redirect:
 class Forward:
     """Send the request on to ``template`` with the primary's ``{hostname}`` in it, and stream its answer back.
 
-    Bodies of any size, in both directions, as they come. Needs httpcore2 (the extra ``forward``). ``connect_timeout`` and
-    ``timeout`` (between two pieces of the answer) are in seconds; at most ``max_connections`` are open at once.
+    Bodies of any size, as they come, in both directions at the same time. In seconds: ``connect_timeout``; ``timeout``
+    between two pieces of the answer, once the request is sent; ``upload_timeout`` between two pieces of the request's body,
+    until the answer begins (30, or ``timeout`` where that is less). At most ``max_connections`` are open at once; where all
+    are taken, uploads that are silent make room.
 
     ``host`` stays the client's, so that the primary makes the same links and accepts the same hosts; ``x-forwarded-for``,
-    ``-host`` and ``-proto`` are added to. A primary that can't be reached is 503; one that breaks off is 502, and one that
-    stays silent 504: what it has done by then is not known.
+    ``-host`` and ``-proto`` are added to.
+
+    =======  ================================================================================================
+    503      the primary could not be reached: nothing was sent, trying again is safe
+    408      the client was silent in the middle of its body: the primary never had the whole request
+    502      the primary broke off: whether it has done what was asked is not known
+    504      the primary stayed silent: the same
+    =======  ================================================================================================
     """
 
     template: str
     connect_timeout: float = 5.0
     timeout: float = 60.0
     max_connections: int = 100
+    upload_timeout: float | None = None
 
     def __post_init__(self) -> None:
         check_template("Forward", self.template)
-        if not (self.connect_timeout > 0 and self.timeout > 0 and self.max_connections > 0):
-            raise ConfigError("Forward: connect_timeout, timeout and max_connections are more than zero")
+        if not (self.connect_timeout > 0 and self.timeout > 0 and self.max_connections > 0 and self.silent_for > 0):
+            raise ConfigError("Forward: connect_timeout, timeout, upload_timeout and max_connections are more than zero")
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds that a client may be silent in the middle of its body."""
+        return min(30.0, self.timeout) if self.upload_timeout is None else self.upload_timeout
 
     def url(self, hostname: str, target: str) -> str:
         """The address at the primary. ``target`` is path and query, percent-encoded."""

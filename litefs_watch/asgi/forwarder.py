@@ -1,23 +1,21 @@
-"""Sends a request on to the primary, and streams its answer back. Nothing is buffered, in either direction."""
+"""Sends a request on to the primary, and streams its answer back, both at the same time. Nothing is buffered."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+import math
+import ssl
 
 import anyio
 
-from litefs_watch.asgi.types import Message, Receive, Scope, Send
+from litefs_watch.asgi.types import Receive, Scope, Send
+from litefs_watch.asgi.upload import Upload
+from litefs_watch.asgi.upstream import Connection, Pool
 from litefs_watch.consistency import named
-from litefs_watch.replay import Forward, target
-from litefs_watch.web.forwarding import FAILED, KEEP_ALIVE, failure_of, httpcore2, timeouts_of
+from litefs_watch.replay import Forward, HeaderList, target
+from litefs_watch.web.forwarding import Broken, Ended, Failed, Head, Origin, broke_off, late, unreachable
 
 logger = logging.getLogger("litefs_watch")
-
-
-class ClientGone(Exception):
-    """The client hung up before its request was complete."""
 
 
 class Forwarder:
@@ -26,115 +24,181 @@ class Forwarder:
     def __init__(self, strategy: Forward, own: str) -> None:
         self._strategy = strategy
         self._own = own
-        self._tls = httpcore2.default_ssl_context() if strategy.template.startswith("https:") else None
-        self._pool: httpcore2.AsyncConnectionPool | None = None
-        self._timeouts = timeouts_of(strategy)
+        self._tls = ssl.create_default_context() if strategy.template.startswith("https:") else None
+        self._pool: Pool | None = None
 
     async def aclose(self) -> None:
         """Close the idle connections. The next request opens new ones."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            await pool.aclose()
+            pool.close()
 
     async def forward(self, scope: Scope, receive: Receive, send: Send, hostname: str) -> None:
         """Have the node ``hostname`` answer. When the client hangs up, the connection to that node is closed too."""
-        request = _Request(receive)
-        if not await request.begin():
-            return
-        failure: Exception | None = None
+        if self._pool is None:
+            self._pool = Pool(self._strategy.max_connections, self._strategy.connect_timeout, self._tls)
+        length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
+        limits = (self._strategy.silent_for, self._strategy.timeout)
+        upload = Upload(receive, length, *limits, self._pool.silent)
+        failure: Failed | None = None
+        is_there = False
         async with anyio.create_task_group() as tasks:
-
-            async def hang_up() -> None:
-                await request.hung_up()
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(hang_up)
-            try:
-                failure = await self._exchange(scope, request, send, hostname)
-            finally:
-                tasks.cancel_scope.cancel()
+            tasks.start_soon(upload.run, tasks.cancel_scope.cancel)
+            failure = await self._answer(_Request(self._strategy, self._own, scope, hostname), self._pool, upload, send)
+            is_there = True
+            tasks.cancel_scope.cancel()
         if failure is not None:
             raise failure
-
-    async def _exchange(self, scope: Scope, request: _Request, send: Send, hostname: str) -> Exception | None:
-        """Returns what broke the answer off when it had begun: the server then breaks off, too."""
-        started = False
-        try:
-            async with self._send_on(scope, request, hostname) as response:
-                headers = self._strategy.response_headers(response.headers)
-                started = True
-                await send({"type": "http.response.start", "status": response.status, "headers": headers})
-                async for chunk in response.aiter_stream():
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if is_there:  # with nobody listening: some servers say that the client is gone as soon as they have the end
             await send({"type": "http.response.body", "body": b""})
-        except ClientGone:
-            return None
-        except FAILED as error:
-            logger.warning("forwarding %s to %s failed: %r", named(scope["method"], scope["path"]), hostname, error)
-            if started:
-                return error
-            answer = failure_of(error)
-            await send({"type": "http.response.start", "status": answer.status, "headers": list(answer.headers)})
-            await send({"type": "http.response.body", "body": answer.body})
-        return None
 
-    def _send_on(self, scope: Scope, request: _Request, hostname: str) -> AbstractAsyncContextManager[httpcore2.Response]:
-        if self._pool is None:
-            self._pool = httpcore2.AsyncConnectionPool(
-                ssl_context=self._tls,
-                max_connections=self._strategy.max_connections,
-                keepalive_expiry=KEEP_ALIVE,
-                network_backend=httpcore2.AnyIOBackend(),
-            )
-        path = target(scope["path"], scope.get("raw_path"), scope["query_string"])
-        client = scope.get("client")
-        return self._pool.stream(
-            scope["method"],
-            self._strategy.url(hostname, ""),
-            headers=self._strategy.request_headers(
-                scope["headers"],
-                own=self._own,
-                scheme=scope.get("scheme", "http"),
-                client=client[0] if client else None,
-                body=request.has_body,
-            ),
-            content=request.body() if request.has_body else None,
-            extensions={"timeout": self._timeouts, "target": path.encode()},
-        )
+    async def _answer(self, request: _Request, pool: Pool, upload: Upload, send: Send) -> Failed | None:
+        """All of it but its end. Returns what broke it off when it had begun: the server then breaks off, too."""
+        exchange = _Exchange(request, pool, upload, self._strategy.timeout)
+        try:
+            await upload.begin()
+            async with pool.place():
+                await exchange.run(send, self._strategy)
+        except Failed as failure:
+            logger.warning("forwarding %s failed: %s", request, failure)
+            if exchange.answered:
+                return failure
+            headers = list(failure.answer.headers)
+            if failure.answer.status == 408 and request.scope.get("http_version", "1.1").startswith("1"):
+                headers.append((b"connection", b"close"))  # RFC 9110, 15.5.9; what the client sends now is no request
+            await send({"type": "http.response.start", "status": failure.answer.status, "headers": headers})
+            await send({"type": "http.response.body", "body": failure.answer.body, "more_body": True})
+        if not upload.is_sent:
+            await upload.settle()
+        return None
 
 
 class _Request:
-    """The body of a request on its way through, and the client that may hang up."""
+    """A request as the primary gets it."""
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._next: Message = {}
-        self._read = anyio.Event()
-        self.has_body = False
+    def __init__(self, strategy: Forward, own: str, scope: Scope, hostname: str) -> None:
+        self.scope = scope
+        self.hostname = hostname
+        self.origin = Origin.of(strategy.url(hostname, ""))
+        self._strategy = strategy
+        self._own = own
 
-    async def begin(self) -> bool:
-        """Look at the first piece. False where the client is gone already."""
-        self._next = await self._receive()
-        if self._next["type"] == "http.disconnect":
-            return False
-        self.has_body = bool(self._next.get("body")) or self._next.get("more_body", False)
-        if not self.has_body:
-            self._read.set()
-        return True
+    def __str__(self) -> str:
+        return f"{named(self.scope['method'], self.scope['path'])} to {self.hostname}"
 
-    async def body(self) -> AsyncIterator[bytes]:
+    @property
+    def target(self) -> bytes:
+        scope = self.scope
+        return self.origin.path + target(scope["path"], scope.get("raw_path"), scope["query_string"]).encode()
+
+    def headers(self, *, body: bool) -> HeaderList:
+        client = self.scope.get("client")
+        headers = self._strategy.request_headers(
+            self.scope["headers"],
+            own=self._own,
+            scheme=self.scope.get("scheme", "http"),
+            client=client[0] if client else None,
+            body=body,
+        )
+        return headers if any(name == b"host" for name, _ in headers) else [(b"host", self.origin.authority), *headers]
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, request: _Request, pool: Pool, upload: Upload, timeout: float) -> None:
+        self._request = request
+        self._pool = pool
+        self._upload = upload
+        self._timeout = timeout
+        self._failure: Failed | None = None
+        self._reading: anyio.CancelScope | None = None
+        self.answered = False
+        """Whether the answer has begun, here and for the client."""
+
+    async def run(self, send: Send, strategy: Forward) -> None:
+        """Have it answered, but for the end of the body. Raises `Failed`."""
+        connection, head = await self._ask()
+        try:
+            self._upload.answered()
+            self.answered = True
+            headers = strategy.response_headers(head.headers)
+            await send({"type": "http.response.start", "status": head.status, "headers": headers})
+            while isinstance(piece := await self._read(connection), bytes):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            if self._upload.is_sent:
+                self._pool.give_back(connection)
+            else:
+                connection.close()
+        except Broken as error:
+            connection.close()
+            raise broke_off(str(error)) from error
+        except BaseException:
+            connection.close()
+            raise
+
+    async def _ask(self) -> tuple[Connection, Head]:
+        """The head of the answer, and where it came from. What has certainly not reached anybody is sent again, if it is all
+        here; a connection that was used before may have been closed in that very moment."""
+        request, upload = self._request, self._upload
+        headers = request.headers(body=not upload.is_empty)
         while True:
-            if body := self._next.get("body", b""):
-                yield body
-            if not self._next.get("more_body", False):
-                break
-            self._next = await self._receive()
-            if self._next["type"] == "http.disconnect":
-                raise ClientGone
-        self._read.set()
+            connection = await self._pool.connection(request.origin, used=upload.in_hand)
+            try:
+                await self._start(connection, request.scope["method"], request.target, headers)
+                while not isinstance(head := await self._read(connection), Head):
+                    pass
+            except Broken as error:
+                unheard = connection.took_nothing
+                connection.close()
+                if not unheard:
+                    raise broke_off(str(error)) from error
+                if not (connection.used and upload.in_hand):
+                    raise unreachable(str(error)) from error
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                return connection, head
 
-    async def hung_up(self) -> None:
-        """Return when the client hangs up. It is `body` that notices until the body is read."""
-        await self._read.wait()
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    async def _start(self, connection: Connection, method: str, target: bytes, headers: HeaderList) -> None:
+        """Send the head, and the body that is here; the upload sends what comes later."""
+        upload = self._upload
+        data = connection.begin(method, target, headers)
+        if upload.in_hand:
+            data += connection.encode(upload.first, end=True)
+        with anyio.move_on_after(self._timeout) as limit:
+            try:
+                await connection.send(data)
+            except Broken:
+                if connection.took_nothing:
+                    raise
+        if limit.cancelled_caught:
+            raise late(self._timeout)
+        if not upload.in_hand:
+            upload.go(connection, self._fail, self._progress)
+
+    async def _read(self, connection: Connection) -> Head | bytes | Ended:
+        """What comes next of the answer."""
+        while (event := connection.next()) is None:
+            with anyio.CancelScope() as self._reading:
+                self._progress()
+                data = b"" if self._failure is not None else await connection.receive()
+            if self._failure is not None:
+                raise self._failure
+            if self._reading.cancelled_caught:
+                raise late(self._timeout)
+            connection.feed(data)
+        return event
+
+    def _progress(self) -> None:
+        """Something has happened: the primary has the whole timeout again. While it has to wait, it has any time."""
+        if self._reading is not None:
+            patient = self._upload.is_over or self.answered
+            self._reading.deadline = anyio.current_time() + self._timeout if patient else math.inf
+
+    def _fail(self, failure: Failed) -> None:
+        """The upload can't go on: that ends the exchange."""
+        self._failure = failure
+        if self._reading is not None:
+            self._reading.cancel()

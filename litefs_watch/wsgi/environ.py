@@ -66,6 +66,11 @@ class Body:
         self._ends = bool(environ.get("wsgi.input_terminated") and "HTTP_TRANSFER_ENCODING" in environ)
         self.taken = False
 
+    @property
+    def length(self) -> int | None:
+        """How many bytes the client has announced."""
+        return self._left
+
     def __bool__(self) -> bool:
         """Whether there is a body."""
         return bool(self._left) if self._left is not None else self._ends

@@ -56,8 +56,7 @@ class Responder:
                 return self._strategy(environ, start_response, action.hostname)
             elif self._forwarder is not None:
                 body = body if isinstance(body, Body) else Body(environ)
-                answer = self._forwarder.forward(environ, start_response, body, action.hostname)
-                return send(answer, start_response) if isinstance(answer, Answer) else answer
+                return self._forwarder.forward(environ, start_response, body, action.hostname)
         if not isinstance(action, Refuse):
             raise TypeError(f"not an answer: {action}")
         logger.warning("503 for %s: %s %s", named(environ["REQUEST_METHOD"], path_of(environ)), action.reason, action.detail)

@@ -149,7 +149,7 @@ def test_connections_are_used_again(served: tuple[Primary, str], watcher: Blocki
     for _ in range(3):
         Reply(app, "DELETE", "/").read()
     assert app._responder._forwarder is not None
-    assert len(app._responder._forwarder._pool().connections) == 1
+    assert app._responder._forwarder.pool().idle == 1
 
 
 def test_a_primary_that_cannot_be_reached(watcher: BlockingWatcher, caplog: pytest.LogCaptureFixture) -> None:
