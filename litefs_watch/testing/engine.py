@@ -180,15 +180,14 @@ class ReplicatedNodes:
         Without the lock held. Whoever is asked while everything stands still, as in a hand-over, answers with what it knows.
         """
         deadline = time.monotonic() + LOOK_PATIENCE
-        if member is not self._primary or not self._lock.acquire(timeout=LOOK_PATIENCE):
-            return
-        try:
-            while self._running and member is self._primary and not self._publish(CommitWatch.image):
-                if time.monotonic() > deadline:
+        # Not `_changed.wait`: it takes the lock again however long that takes, and who kills the node waits with the lock.
+        while member is self._primary and (left := deadline - time.monotonic()) > 0 and self._lock.acquire(timeout=left):
+            try:
+                if not self._running or member is not self._primary or self._publish(CommitWatch.image):
                     return
-                self._changed.wait(POLL)
-        finally:
-            self._lock.release()
+            finally:
+                self._lock.release()
+            time.sleep(POLL)
 
     def _publish(self, look: Callable[[CommitWatch], bytes | None]) -> bool:
         """Record what was committed. False where a database could not be read, since somebody is writing it."""

@@ -7,13 +7,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from litefs_watch.testing import SimulatedCluster, fuse_available
+from litefs_watch.testing.commits import CommitWatch
 from litefs_watch.testing.fuse_server import _READ, _REQUEST, FileSystem, Op, Readers
 from tests.testing.clusters import insert, rows, shown
 
@@ -100,6 +101,27 @@ def test_a_look_that_can_not_be_keeps_nobody_waiting(mounted: SimulatedCluster) 
         thread.start()
         thread.join(10)
     assert answers == [before]
+
+
+def test_a_look_that_has_begun_keeps_nobody_waiting(mounted: SimulatedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it looks again: whoever kills the node waits for that, and has the cluster's lock meanwhile."""
+    before = shown(mounted.primary)
+    reader, begun, publish = "litefs_watch FUSE reads", threading.Event(), mounted._publish
+
+    def never_done(look: Callable[[CommitWatch], bytes | None]) -> bool:
+        if threading.current_thread().name != reader:
+            return publish(look)
+        begun.set()
+        return False
+
+    monkeypatch.setattr(mounted, "_publish", never_done)
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(shown(mounted.primary)))
+    thread.start()
+    assert begun.wait(10)
+    with mounted._lock:
+        thread.join(10)
+        assert answers == [before]
 
 
 def test_a_frozen_primary_is_not_read(mounted: SimulatedCluster) -> None:
