@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Unpack
 
+from litefs_watch.asgi.late import LateResponse
 from litefs_watch.asgi.responder import Body, Responder
 from litefs_watch.asgi.types import App, Message, Receive, Scope, Send, Strategy
+from litefs_watch.changes import Role
 from litefs_watch.consistency import RUN, SCOPE_KEY, Exchange, OptionKeywords, Options
+from litefs_watch.consistency.faults import is_of_database
 from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.watchers.watcher import Watcher
 from litefs_watch.web.error_signals import listen_for_reports
+from litefs_watch.web.late import LateRoutes
 from litefs_watch.web.waiting import AsyncGate
 
 
@@ -27,8 +31,11 @@ class LiteFSMiddleware:
     - `watcher.ensure_primary`, ``ensure_instance``, and a write that SQLite refuses on a replica, raised before the response
       has started, are answered with the replay too. Django's and Quart's own error pages are replaced; others that are sent
       after the exception was handled, once the handler calls `mark_failed`.
+    - A write's response that starts before anything was committed (FastAPI's dependencies with ``yield`` commit after it) is
+      held until the application returns, for ``late_commits`` seconds at most; who commits later still sends its client to
+      the primary for the next read.
     - WebSockets are denied before they are accepted where their path is one of ``primary_paths``, or the handler raises
-      `NotPrimary`; all else is passed through, and nothing is buffered.
+      `NotPrimary`; all else is passed through, and no stream is held.
 
     ``database`` is the watcher's own without it. ``replay`` is `FlyReplay` (the default), `Redirect`, `Forward`, or an
     ``async def (scope, receive, send, hostname)`` that answers an HTTP request. The other options, with their units and
@@ -52,6 +59,7 @@ class LiteFSMiddleware:
         self._policy = self._gate.policy
         self._responder = Responder(FlyReplay() if replay is None else replay, self._gate.hostname)
         self._heedless = not self._responder.needs_body
+        self._late = LateRoutes()
         listen_for_reports()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,28 +86,50 @@ class LiteFSMiddleware:
         given, scope = scope, {**scope}  # what is answered after it has run is not of what it has made of it
         given[SCOPE_KEY] = exchange
         request = receive if self._heedless else Body(receive)
+        late = None
+        if exchange.writes and exchange.role is Role.PRIMARY and kind == "http":
+            late = LateResponse(self._gate, exchange, given, send, self._late)
 
         def send_marked(message: Message) -> Awaitable[None]:
             if exchange.started:
-                return send(message) if exchange.answered is None else _nothing()
+                if exchange.answered is not None:
+                    return _nothing()
+                return send(message) if late is None else late.send(message)
             exchange.started = True
             if exchange.token is not None:
                 self._gate.look_back(exchange)
             faulty = message.get("status", 500) >= 500 or exchange.error is not None or exchange.reset is not None
             if faulty or exchange.touched or exchange.written:
-                return self._start(exchange, message, scope, request, send)
+                return self._start(exchange, message, scope, request, send, late)
             return send(message)
 
         try:
             await self.app(given, request, send_marked)
+            if late is not None:
+                await late.finish()
         except Exception as error:
             if exchange.answered is error:  # Starlette raises it once more when it has sent its own error page
                 return
-            if exchange.started or not self._gate.is_fault_of_node(exchange, error):
-                raise
-            await self._answer_error(exchange, error, scope, request, send)
+            held = late is not None and await late.take_back()
+            if (held or not exchange.started) and self._gate.is_fault_of_node(exchange, error):
+                await self._answer_error(exchange, error, scope, request, send)
+                return
+            if late is not None and not is_of_database(error):
+                await late.finish()
+            raise
+        finally:
+            if late is not None:
+                late.close()
 
-    def _start(self, exchange: Exchange, message: Message, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    def _start(
+        self,
+        exchange: Exchange,
+        message: Message,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        late: LateResponse | None,
+    ) -> Awaitable[None]:
         """The response starts (or a WebSocket is accepted, or closed): is it one to replace, or to add to?
 
         Called from where the application sends, so that an exception which it is just handling can be seen.
@@ -109,6 +139,8 @@ class LiteFSMiddleware:
         if error is not None and self._gate.is_fault_of_node(exchange, error):
             exchange.answered = error
             return self._answer_error(exchange, error, scope, receive, send)
+        if late is not None:
+            return late.start(message)
         if http and (exchange.touched or exchange.written):
             return self._send_marked(exchange, message, send)
         return send(message)

@@ -5,8 +5,9 @@ The rules.
 1. **After a write the response carries a token**: if the position moved during a request that writes by its method or path,
    or if the handler said that it has written. It is the position read when the response starts: what the handler committed
    is in it. Where that can't be read, the newer position that the watcher has heard of since.
-2. **A write whose position is not known yet is pinned**: it has not moved (the commit may follow the response), or it is
-   unreadable. Only the primary meets a pin, and replaces it at the client's next request there.
+2. **A write whose position is not known yet is pinned**: it has not moved (the commit may follow the response), or may move
+   again (the application runs on, or its route was seen to commit late), or it is unreadable. Only the primary meets a pin,
+   and replaces it at the client's next request there.
 3. **A token never goes back**, unless what it names is lost.
 4. **What is lost is said**, by the primary alone, which has the one history that counts: the client's transaction was ahead
    or elsewhere when a look confirmed that this is the primary, and the file does not say otherwise. ``litefs-lost`` names
@@ -87,6 +88,8 @@ class Carrying:
     def _seen(self, exchange: Exchange, node: Node, position: Position | None) -> Token | None:
         """Rules 1 and 2: the token of what this response has written or shown; None where it needs none."""
         writes = exchange.writes and exchange.role is Role.PRIMARY
+        if exchange.late and writes and self._can_pin(node):
+            return PIN
         if exchange.written or self._monotonic or (writes and position is not None and position != exchange.before):
             if position is not None:
                 return position
@@ -98,7 +101,10 @@ class Carrying:
         heard = node.position
         if position is None and writes and heard is not None and exchange.before is not None and heard > exchange.before:
             return heard
-        return PIN if self._tokens.can_pin and not node.standalone else None
+        return PIN if self._can_pin(node) else None
+
+    def _can_pin(self, node: Node) -> bool:
+        return self._tokens.can_pin and not node.standalone
 
     @staticmethod
     def _newest(exchange: Exchange, seen: Token | None) -> Token | None:

@@ -100,6 +100,8 @@ class Exchange:
 
     written = False
     """Set by `mark_written`."""
+    late = False
+    """Set by the shell when the response starts: this request may commit after that, whatever the position is now."""
     reset: BaseException | None = None
     """Set when the response starts: this node had what the client has seen, and was reset to less while the handler ran."""
     error: BaseException | None = None

@@ -26,6 +26,11 @@ def is_refused_write(error: BaseException) -> bool:
     )
 
 
+def is_of_database(error: BaseException) -> bool:
+    """Whether an error of a database driver is behind ``error``. By the class's name, which DB-API 2.0 (PEP 249) gives."""
+    return any(kind.__name__ == "DatabaseError" for behind in _chain(error) for kind in type(behind).__mro__)
+
+
 def asks_for_primary(error: BaseException) -> NotPrimary | NoPrimary | None:
     """The `NotPrimary` or `NoPrimary` that ``error`` is, alone in however many groups."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:

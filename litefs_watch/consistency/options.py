@@ -35,6 +35,7 @@ class OptionKeywords(TypedDict, total=False):
     max_waiting: int
     max_ahead: int
     hold_writes: float
+    late_commits: float
     primary_paths: Paths
     passthrough_paths: Paths
     monotonic: bool
@@ -96,6 +97,11 @@ class Options:
     """Seconds that a write is held while no primary is known. A fail-over takes 2 to 10; the proxy of LiteFS says 503 at
     once."""
 
+    late_commits: float = 0.05
+    """Seconds that the response to a write may be held, under ASGI, where nothing has been committed when it starts: until
+    the application returns, which is when the sessions of FastAPI's dependencies commit. A stream never is. A transaction
+    takes LiteFS 3 to 20 ms. 0: none is held, and what commits later goes to the primary for its client's next read."""
+
     primary_paths: Paths = ()
     """Paths that go to the primary whatever the method (but OPTIONS): for a GET that writes. Patterns in which ``*`` is
     anything, slashes included (as in the configuration of LiteFS's proxy), compiled ones, which must match the whole
@@ -128,7 +134,7 @@ class Options:
             raise ConfigError("same_site='none' needs secure=True: browsers drop the cookie otherwise")
         _check(self.domain is None or _is(_DOMAIN, self.domain), "domain", self.domain, "a domain, such as example.com")
         _check(_is(_PATH, self.path), "path", self.path, "the cookie's path, which begins with '/'")
-        for name in ("timeout", "hold_writes"):
+        for name in ("timeout", "hold_writes", "late_commits"):
             seconds = getattr(self, name)
             _check(_is_number(seconds) and seconds >= 0, name, seconds, "a number of seconds, zero or more")
         for name, least in (("max_age", 1), ("max_waiting", 0), ("max_ahead", 0)):

@@ -152,6 +152,12 @@ class _Gate:
         else:
             exchange.asked = True
 
+    def headers_at(self, exchange: Exchange, position: Position | None, sent: HeaderList) -> list[tuple[bytes, bytes]]:
+        """What is added to the headers that the application has ``sent``, at that position."""
+        added = self.policy.headers(exchange, self.node(exchange), position, sent)
+        self._say_lost(exchange)
+        return added
+
     def _decide(self, exchange: Exchange) -> Action:
         return self.policy.decide(exchange, self.node(exchange))
 
@@ -180,10 +186,11 @@ class BlockingGate(_Gate):
 
     def headers(self, exchange: Exchange, sent: HeaderList) -> list[tuple[bytes, bytes]]:
         """What is added to the headers that the application has ``sent``, when the response starts."""
-        position = self._read_position() if self.policy.wants_position(exchange, self.node(exchange)) else None
-        added = self.policy.headers(exchange, self.node(exchange), position, sent)
-        self._say_lost(exchange)
-        return added
+        return self.headers_at(exchange, self.position(exchange), sent)
+
+    def position(self, exchange: Exchange) -> Position | None:
+        """The position now, for `headers_at`. None where it is not wanted, or can't be read."""
+        return self._read_position() if self.policy.wants_position(exchange, self.node(exchange)) else None
 
     def _settle(self, exchange: Exchange, decide: Callable[[], Action]) -> Action:
         while True:
@@ -237,11 +244,12 @@ class AsyncGate(_Gate):
         return await self._settle(exchange, lambda: self._fail(exchange, error))
 
     async def headers(self, exchange: Exchange, sent: HeaderList) -> list[tuple[bytes, bytes]]:
-        """As `BlockingGate.headers`. None are added where the position can't be read within `READ_TIMEOUT`."""
-        position = await self._read_position() if self.policy.wants_position(exchange, self.node(exchange)) else None
-        added = self.policy.headers(exchange, self.node(exchange), position, sent)
-        self._say_lost(exchange)
-        return added
+        """As `BlockingGate.headers`."""
+        return self.headers_at(exchange, await self.position(exchange), sent)
+
+    async def position(self, exchange: Exchange) -> Position | None:
+        """As `BlockingGate.position`. None, too, where it can't be read within `READ_TIMEOUT`."""
+        return await self._read_position() if self.policy.wants_position(exchange, self.node(exchange)) else None
 
     async def _settle(self, exchange: Exchange, decide: Callable[[], Action]) -> Action:
         while True:

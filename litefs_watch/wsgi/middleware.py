@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Unpack
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Unpack
 
-from litefs_watch.consistency import RUN, SCOPE_KEY, Exchange, OptionKeywords, Options
+from litefs_watch.consistency import RUN, SCOPE_KEY, OptionKeywords, Options
 from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.web.error_signals import listen_for_reports
+from litefs_watch.web.late import LateRoutes
 from litefs_watch.web.waiting import BlockingGate
 from litefs_watch.wsgi.environ import LOST_KEY, Body, headers_of, path_of
+from litefs_watch.wsgi.late import Begun, LateResponse, close
 from litefs_watch.wsgi.responder import Responder, Strategy
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ class LiteFSMiddleware:
     `Redirect`, `Forward`, or a function ``(environ, start_response, hostname)`` that answers the request. `mark_written`
     takes Flask's and Django's request, or the environ. Exceptions that Flask and Django turn into error pages are seen
     through their signals; those that an error handler of the application's own answers, once it calls `mark_failed`.
+
+    The response starts when the application has returned, so that what Flask's teardown commits is in its token; who commits
+    later, in a generator, still sends its client to the primary for the next read. ``late_commits`` is of ASGI alone.
 
     Raises `ConfigError` for an option that can't work.
     """
@@ -42,6 +46,7 @@ class LiteFSMiddleware:
         self.app = app
         self._gate = BlockingGate(watcher, database, Options(**options))
         self._responder = Responder(FlyReplay() if replay is None else replay, self._gate.hostname)
+        self._late = LateRoutes()
         listen_for_reports()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -59,61 +64,21 @@ class LiteFSMiddleware:
         given[SCOPE_KEY] = exchange
         if exchange.lost is not None:
             given[LOST_KEY] = exchange.lost
-        replaced: list[BaseException] = []
-
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-            if not exchange.started:
-                gate.look_back(exchange)
-            error = exchange.hidden_error(int(status[:3])) if not exchange.started else None
-            if error is not None and gate.is_fault_of_node(exchange, error):
-                replaced[:] = [error]
-                return _nowhere
-            exchange.started = True
-            if exchange.touched or exchange.written:
-                headers = headers + self._added(exchange, headers)
-            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
-
+        response = LateResponse(gate, exchange, path_of(environ), start_response, self._late)
         try:
-            body = self.app(given, start)
-            if not exchange.started and not replaced:  # a generator starts the response when it is asked for the first chunk
-                body = _Begun(body)
+            body = self.app(given, response)
+            if not exchange.started:  # a generator starts the response when it is asked for the first chunk
+                body = Begun(body)
         except Exception as error:
-            if exchange.started or not gate.is_fault_of_node(exchange, error):
+            response.end()
+            if response.begun or not gate.is_fault_of_node(exchange, error):
                 raise
             return self._responder.respond(gate.failed(exchange, error), environ, start_response)
-        if replaced:
-            _close(body)
-            return self._responder.respond(gate.failed(exchange, replaced[0]), environ, start_response)
-        return body
-
-    def _added(self, exchange: Exchange, sent: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in sent]
-        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._gate.headers(exchange, given)]
-
-
-class _Begun:
-    """A response's body, whose first chunk has been taken already."""
-
-    def __init__(self, body: Iterable[bytes]) -> None:
-        self._body = body
-        chunks = iter(body)
-        try:
-            self._chunks = chain(list(islice(chunks, 1)), chunks)
         except BaseException:
-            _close(body)
+            response.end()
             raise
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._chunks
-
-    def close(self) -> None:
-        _close(self._body)
-
-
-def _close(body: Iterable[bytes]) -> None:
-    if hasattr(body, "close"):
-        body.close()
-
-
-def _nowhere(data: bytes) -> None:
-    """Where a response goes that has been replaced."""
+        if response.replaced is not None:
+            response.end()
+            close(body)
+            return self._responder.respond(gate.failed(exchange, response.replaced), environ, start_response)
+        return response.deliver(body)

@@ -252,12 +252,17 @@ def quart(shop: Shop) -> Any:
 _shops: dict[str, Shop] = {}  # Django has one set of views in a process: they find their node's shop by the scope
 
 
-def django(shop: Shop) -> Any:
+def configure_with_urls() -> None:
+    """Django's settings, for this process."""
     from django.conf import settings
 
     configure()
     if not hasattr(settings, "ROOT_URLCONF"):
         settings.ROOT_URLCONF = _urls()
+
+
+def django(shop: Shop) -> Any:
+    configure_with_urls()
     from django.core.asgi import get_asgi_application
 
     application = get_asgi_application()

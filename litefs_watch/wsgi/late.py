@@ -1,0 +1,164 @@
+"""A response that starts when the application has returned: Flask's teardown has run by then, and what it commits is there.
+
+Until its first chunk nothing of a response is sent anyway (PEP 3333), so nothing is kept longer than it would be. What
+commits later, while the body is iterated or when it is closed, is pinned.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+from litefs_watch.changes import Role
+from litefs_watch.consistency import Exchange
+from litefs_watch.web.late import LateRoutes, route_named
+from litefs_watch.web.waiting import BlockingGate
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse
+
+HeaderList = list[tuple[str, str]]
+
+
+class LateResponse:
+    """One response: what the application gets for ``start_response``. Whoever makes one calls `deliver`, or `end`."""
+
+    def __init__(self, gate: BlockingGate, exchange: Exchange, path: str, real: StartResponse, routes: LateRoutes) -> None:
+        self._gate = gate
+        self._exchange = exchange
+        self._path = path
+        self._real = real
+        self._routes = routes
+        self._route = ""
+        self._given: tuple[str, HeaderList] | None = None
+        self._write: Callable[[bytes], object] | None = None
+        self._unmoved = False
+        self._writes = exchange.writes and exchange.role is Role.PRIMARY
+        self._number = routes.begin() if self._writes else 0
+        self.replaced: BaseException | None = None
+        """The error behind a response that is another node's to give. Nothing of it is sent."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the server has been told of it: it can't be another one any more."""
+        return self._write is not None
+
+    def __call__(self, status: str, headers: HeaderList, exc_info: Any = None) -> Callable[[bytes], object]:
+        exchange, gate = self._exchange, self._gate
+        if self._write is not None:  # the server raises exc_info, where it is too late
+            return self._real(status, headers, exc_info) if exc_info else self._real(status, headers)
+        gate.look_back(exchange)
+        error = exchange.hidden_error(int(status[:3]))
+        self.replaced = error if error is not None and gate.is_fault_of_node(exchange, error) else None
+        self._given = status, headers  # and no exc_info: it would be about a start that the server has not been told of
+        exchange.started = True
+        if self._writes:
+            self._route = route_named(exchange.method, _rule(), self._path)
+        return self._write_now
+
+    def begin(self) -> Callable[[bytes], object]:
+        """Tell the server, with what the response carries. Gives PEP 3333's ``write``; raises where nothing was started."""
+        if self._write is None:
+            if self._given is None:
+                raise RuntimeError("the application has not called start_response")
+            status, headers = self._given
+            if self._exchange.touched or self._exchange.written:
+                headers = headers + self._added(headers)
+            self._write = self._real(status, headers)
+        return self._write
+
+    def deliver(self, body: Iterable[bytes]) -> Iterable[bytes]:
+        """The application has returned: begin, and give the body to the server. Where the application may commit in it, it
+        is looked at when it is closed."""
+        try:
+            if self._given is not None:
+                self.begin()
+        except BaseException:
+            self.end()
+            raise
+        if self._unmoved and not isinstance(body, list | tuple):
+            return _Closing(body, self._look)
+        self.end()
+        return body
+
+    def end(self) -> None:
+        """The application is done."""
+        if self._writes:
+            self._routes.end()
+
+    def _look(self) -> None:
+        """Whether it has committed since the response began."""
+        self.end()
+        if not self._routes.wants(self._route, self._number):
+            return
+        position = self._gate.position(self._exchange)
+        if position is not None and position != self._exchange.before:
+            self._routes.say(self._route, self._exchange, position)
+
+    def _added(self, sent: HeaderList) -> HeaderList:
+        exchange = self._exchange
+        position = self._gate.position(exchange)
+        if self._writes and not exchange.written:
+            self._unmoved = position is not None and position == exchange.before
+            exchange.late = not self._unmoved and self._routes.knows(self._route)  # it was another one's commit
+        given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in sent]
+        added = self._gate.headers_at(exchange, position, given)
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in added]
+
+    def _write_now(self, data: bytes) -> object:
+        """PEP 3333's ``write``: it sends at once."""
+        return self.begin()(data) if self.replaced is None else None
+
+
+class Begun:
+    """A response's body, whose first chunk has been taken already."""
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._body = body
+        chunks = iter(body)
+        try:
+            self._chunks = chain(list(islice(chunks, 1)), chunks)
+        except BaseException:
+            close(body)
+            raise
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._chunks
+
+    def close(self) -> None:
+        close(self._body)
+
+
+class _Closing:
+    """A response's body; ``then`` is called when it has been closed, the first time."""
+
+    def __init__(self, body: Iterable[bytes], then: Callable[[], None]) -> None:
+        self._body = body
+        self._then: Callable[[], None] | None = then
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._body)
+
+    def close(self) -> None:
+        then, self._then = self._then, None
+        try:
+            close(self._body)
+        finally:
+            if then is not None:
+                then()
+
+
+def close(body: Iterable[bytes]) -> None:
+    """As a server does."""
+    if hasattr(body, "close"):
+        body.close()
+
+
+def _rule() -> str | None:
+    """The route, in Flask, which tells it only while the request runs."""
+    flask = sys.modules.get("flask")
+    if flask is None or not flask.has_request_context() or flask.request.url_rule is None:
+        return None
+    return str(flask.request.url_rule.rule)
