@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from litefs_watch.errors import ConfigError
 from litefs_watch.position import check_database_name
+from litefs_watch.printable import did_you_mean
 
 # LiteFS's own default for `http.addr` is ":20202", and its data directory's is this (cmd/litefs/config.go).
 DEFAULT_API_URL = "http://localhost:20202"
@@ -183,6 +184,19 @@ class Settings(BaseModel):
             raise ConfigError(str(error)) from None
 
 
+def settings_or_env(settings: Settings | None, kind: str) -> Settings:
+    """What a watcher of that kind was given; without any, the environment's. Raises `ConfigError` where it is none."""
+    if settings is None:
+        return Settings.from_env()
+    if isinstance(settings, Settings):
+        return settings
+    given = f"{str(settings)[:80]!r}, database='app.db'" if isinstance(settings, str | Path) else "..."
+    raise ConfigError(
+        f"{kind}(...) takes settings, not {type(settings).__name__}: write {kind}(Settings({given})), or {kind}() for those "
+        "of the environment (LITEFS_DIR, DATABASE_FILENAME)"
+    )
+
+
 def check_timeout(timeout: float | None) -> float | None:
     """A timeout in seconds: None for ever, zero or less for 'now or never'. Raises `ValueError` when it is no number."""
     if timeout is not None and math.isnan(timeout):
@@ -195,6 +209,9 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors():
         message = str(problem["msg"]).removeprefix("Value error, ")
         field = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"there is no setting {field!r}{did_you_mean(field, Settings.model_fields)}")
+            continue
         seen = "" if not field or problem["type"] == "value_error" else f" (got {str(problem['input'])[:80]!r})"
         lines.append(f"{field}: {message}{seen}" if field else message)
     return "; ".join(lines)

@@ -52,6 +52,7 @@ class LateResponse:
         exchange = self._exchange
         self._position = position = await self._gate.position(exchange)
         self._unmoved = position is not None and position == exchange.before and not exchange.written
+        exchange.scheme = self._scope.get("scheme", "http")
         seconds = self._gate.policy.options.late_commits
         if self._unmoved and seconds:
             self._in_turn = anyio.Lock()

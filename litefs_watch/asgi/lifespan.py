@@ -6,6 +6,7 @@ import anyio
 
 from litefs_watch.asgi.types import App, Message, Receive, Scope, Send
 from litefs_watch.watchers.watcher import Watcher
+from litefs_watch.web.checks import check_async
 
 
 class LifespanMiddleware:
@@ -19,6 +20,7 @@ class LifespanMiddleware:
     """
 
     def __init__(self, app: App, watcher: Watcher) -> None:
+        check_async(watcher, "LifespanMiddleware")
         self.app = app
         self._watcher = watcher
         self._starting: anyio.Lock | None = None

@@ -9,10 +9,12 @@ from litefs_watch.asgi.late import LateResponse
 from litefs_watch.asgi.responder import Body, Responder
 from litefs_watch.asgi.types import App, Message, Receive, Scope, Send, Strategy
 from litefs_watch.changes import Role
-from litefs_watch.consistency import RUN, SCOPE_KEY, Exchange, OptionKeywords, Options
+from litefs_watch.consistency import RUN, SCOPE_KEY, Exchange, OptionKeywords
 from litefs_watch.consistency.faults import is_of_database
+from litefs_watch.consistency.options import options_of
 from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.watchers.watcher import Watcher
+from litefs_watch.web.checks import check_async
 from litefs_watch.web.error_signals import listen_for_reports
 from litefs_watch.web.late import LateRoutes
 from litefs_watch.web.waiting import AsyncGate
@@ -55,7 +57,8 @@ class LiteFSMiddleware:
         **options: Unpack[OptionKeywords],
     ) -> None:
         self.app = app
-        self._gate = AsyncGate(watcher, database, Options(**options))
+        check_async(watcher, "LiteFSMiddleware")
+        self._gate = AsyncGate(watcher, database, options_of(options))
         self._policy = self._gate.policy
         self._responder = Responder(FlyReplay() if replay is None else replay, self._gate.hostname)
         self._heedless = not self._responder.needs_body
@@ -142,6 +145,7 @@ class LiteFSMiddleware:
         if late is not None:
             return late.start(message)
         if http and (exchange.touched or exchange.written):
+            exchange.scheme = scope.get("scheme", "http")
             return self._send_marked(exchange, message, send)
         return send(message)
 

@@ -62,6 +62,9 @@ class Exchange:
     method = "GET"
     headers: Headers = ()
 
+    scheme = "https"
+    """Set by the shell when the response starts: what the server says of how it came."""
+
     asks = False
     """Whether there is anything to `Policy.decide`: a write, or a token."""
     writes = False

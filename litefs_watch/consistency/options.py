@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TypedDict, get_args
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypedDict, get_args
 
 from litefs_watch.consistency.tokens import COOKIE_NAME, Cookie, Format, Tokens
 from litefs_watch.errors import ConfigError
+from litefs_watch.printable import did_you_mean
 
 OnTimeout = Literal["replay", "error", "stale"]
 SameSite = Literal["lax", "strict", "none"]
@@ -175,6 +176,17 @@ class Options:
         attributes = f"; Path={self.path}" + (f"; Domain={self.domain}" if self.domain else "")
         attributes += f"; HttpOnly; SameSite={self.same_site.capitalize()}" + ("; Secure" if self.secure else "")
         return Cookie(self.cookie, attributes, self.max_age)
+
+
+def options_of(given: Mapping[str, Any]) -> Options:
+    """The options that a middleware was given by keyword. Raises `ConfigError` for a value that can't work, and `TypeError`,
+    as Python does, for a name that is none."""
+    known = [field.name for field in fields(Options)]
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(name, [*known, "database", "replay", "watcher"])
+            raise TypeError(f"LiteFSMiddleware() got an unexpected keyword argument {name!r}{hint}")
+    return Options(**given)
 
 
 _FORMATS: Mapping[str, Format] = {"txnum": "decimal", "__txid": "hex"}

@@ -22,7 +22,7 @@ from litefs_watch.changes import PrimaryChange, Role, Standing, TxChange
 from litefs_watch.core.waiters import PrimaryCheck, RoleWaiter, TxWaiter
 from litefs_watch.errors import WatcherClosed
 from litefs_watch.position import TXID_MAX, Position, check_wanted
-from litefs_watch.settings import Settings, check_timeout
+from litefs_watch.settings import Settings, check_timeout, settings_or_env
 from litefs_watch.status import Statistics, Status
 from litefs_watch.watchers.threads import Wake, check_threads
 from litefs_watch.watchers.watcher import (
@@ -57,7 +57,7 @@ class BlockingWatcher:
 
     def __init__(self, settings: Settings | None = None) -> None:
         check_threads()
-        self.settings = Settings.from_env() if settings is None else settings
+        self.settings = settings_or_env(settings, "BlockingWatcher")
         self._callbacks: list[Callback] = []
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None

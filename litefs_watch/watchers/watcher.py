@@ -16,7 +16,7 @@ from litefs_watch.changes import NOBODY, PrimaryChange, Role, Standing, TxChange
 from litefs_watch.core.waiters import PrimaryCheck, RoleWaiter, TxWaiter
 from litefs_watch.errors import NoPrimary, NotPrimary, WatcherClosed, WrongInstance
 from litefs_watch.position import Position, check_wanted
-from litefs_watch.settings import Settings, check_timeout
+from litefs_watch.settings import Settings, check_timeout, settings_or_env
 from litefs_watch.watchers.parking import cancellation_point, park, spot_in
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Watcher:
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = Settings.from_env() if settings is None else settings
+        self.settings = settings_or_env(settings, "Watcher")
         self._callbacks: list[Callback] = []
         self._run = self._new_run(bool)
 

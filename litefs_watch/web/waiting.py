@@ -25,6 +25,7 @@ from litefs_watch.sources.thread import CallThread
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.bridge import AwaitableWatcher
 from litefs_watch.watchers.watcher import Watcher
+from litefs_watch.web.checks import SecureCookie
 
 logger = logging.getLogger("litefs_watch")
 
@@ -61,6 +62,7 @@ class _Gate:
         self.database = watcher.settings.database_or_default(database)
         self.policy = Policy(options, self.database)
         self._known = watcher
+        self._secure = SecureCookie(options)
         self._max_waiting = options.max_waiting
         self._waiting = 0
         self._counting = threading.Lock()
@@ -155,6 +157,7 @@ class _Gate:
     def headers_at(self, exchange: Exchange, position: Position | None, sent: HeaderList) -> list[tuple[bytes, bytes]]:
         """What is added to the headers that the application has ``sent``, at that position."""
         added = self.policy.headers(exchange, self.node(exchange), position, sent)
+        self._secure.look(exchange, added)
         self._say_lost(exchange)
         return added
 

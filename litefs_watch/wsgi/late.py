@@ -7,7 +7,7 @@ commits later, while the body is iterated or when it is closed, is pinned.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from litefs_watch.changes import Role
 from litefs_watch.consistency import Exchange
 from litefs_watch.web.late import LateRoutes, route_named
 from litefs_watch.web.waiting import BlockingGate
+from litefs_watch.wsgi.environ import path_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
@@ -25,10 +26,18 @@ HeaderList = list[tuple[str, str]]
 class LateResponse:
     """One response: what the application gets for ``start_response``. Whoever makes one calls `deliver`, or `end`."""
 
-    def __init__(self, gate: BlockingGate, exchange: Exchange, path: str, real: StartResponse, routes: LateRoutes) -> None:
+    def __init__(
+        self,
+        gate: BlockingGate,
+        exchange: Exchange,
+        environ: Mapping[str, Any],
+        real: StartResponse,
+        routes: LateRoutes,
+    ) -> None:
         self._gate = gate
         self._exchange = exchange
-        self._path = path
+        self._path = path_of(environ)
+        self._scheme = str(environ.get("wsgi.url_scheme", "http"))
         self._real = real
         self._routes = routes
         self._route = ""
@@ -103,6 +112,7 @@ class LateResponse:
         if self._writes and not exchange.written:
             self._unmoved = position is not None and position == exchange.before
             exchange.late = not self._unmoved and self._routes.knows(self._route)  # it was another one's commit
+        exchange.scheme = self._scheme
         given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in sent]
         added = self._gate.headers_at(exchange, position, given)
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in added]

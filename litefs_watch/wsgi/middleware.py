@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Unpack
 
-from litefs_watch.consistency import RUN, SCOPE_KEY, OptionKeywords, Options
+from litefs_watch.consistency import RUN, SCOPE_KEY, OptionKeywords
+from litefs_watch.consistency.options import options_of
 from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.watchers.blocking import BlockingWatcher
+from litefs_watch.web.checks import check_blocking
 from litefs_watch.web.error_signals import listen_for_reports
 from litefs_watch.web.late import LateRoutes
 from litefs_watch.web.waiting import BlockingGate
@@ -44,7 +46,8 @@ class LiteFSMiddleware:
         **options: Unpack[OptionKeywords],
     ) -> None:
         self.app = app
-        self._gate = BlockingGate(watcher, database, Options(**options))
+        check_blocking(watcher, "LiteFSMiddleware")
+        self._gate = BlockingGate(watcher, database, options_of(options))
         self._responder = Responder(FlyReplay() if replay is None else replay, self._gate.hostname)
         self._late = LateRoutes()
         listen_for_reports()
@@ -64,7 +67,7 @@ class LiteFSMiddleware:
         given[SCOPE_KEY] = exchange
         if exchange.lost is not None:
             given[LOST_KEY] = exchange.lost
-        response = LateResponse(gate, exchange, path_of(environ), start_response, self._late)
+        response = LateResponse(gate, exchange, environ, start_response, self._late)
         try:
             body = self.app(given, response)
             if not exchange.started:  # a generator starts the response when it is asked for the first chunk

@@ -1,0 +1,75 @@
+"""What can be wrong with how a middleware is used, and how to put it right: said where it is made, or once in the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from litefs_watch.consistency import Exchange, Options
+from litefs_watch.errors import ConfigError
+from litefs_watch.watchers.blocking import BlockingWatcher
+from litefs_watch.watchers.bridge import AwaitableWatcher
+from litefs_watch.watchers.watcher import Watcher
+
+logger = logging.getLogger("litefs_watch")
+
+
+def check_async(watcher: object, middleware: str) -> None:
+    """Raises `ConfigError` for what is no watcher of an event loop."""
+    if isinstance(watcher, BlockingWatcher):
+        raise ConfigError(
+            f"{middleware} needs a Watcher: a BlockingWatcher blocks the event loop. Write watcher = Watcher(settings), "
+            "and watcher.lifespan for the application's lifespan; for WSGI there is litefs_watch.wsgi.LiteFSMiddleware"
+        )
+    if not isinstance(watcher, AwaitableWatcher):
+        _check(watcher, middleware, "Watcher")
+
+
+def check_blocking(watcher: object, middleware: str) -> None:
+    """Raises `ConfigError` for what is no watcher of threads."""
+    if isinstance(watcher, Watcher | AwaitableWatcher):
+        raise ConfigError(
+            f"{middleware} needs a BlockingWatcher: a {type(watcher).__name__} runs in an event loop, and here is none: "
+            "it would know nothing. Write BlockingWatcher(settings); for ASGI there is litefs_watch.asgi.LiteFSMiddleware"
+        )
+    _check(watcher, middleware, "BlockingWatcher")
+
+
+def _check(watcher: object, middleware: str, wanted: str) -> None:
+    if isinstance(watcher, type) or not all(hasattr(watcher, name) for name in ("settings", "hostname", "wait_for_tx")):
+        seen = f"the class {watcher.__name__}" if isinstance(watcher, type) else f"{type(watcher).__name__}"
+        raise ConfigError(f"{middleware} needs a {wanted}, not {seen}: write {middleware}(app, watcher={wanted}(settings))")
+
+
+class SecureCookie:
+    """Of one middleware: says once that its cookie is ``Secure``, and comes over HTTP, so that nobody sends it back."""
+
+    def __init__(self, options: Options) -> None:
+        self._quiet = not options.secure or options.cookie is None
+
+    def look(self, exchange: Exchange, added: Iterable[tuple[bytes, bytes]]) -> None:
+        """``added`` are the headers that its response gets from us."""
+        if self._quiet or exchange.scheme != "http" or all(name != b"set-cookie" for name, _ in added):
+            return
+        headers = {name: value for name, value in exchange.headers if name in _TELLING}
+        if b"https" in headers.get(b"x-forwarded-proto", b"") or b"proto=https" in headers.get(b"forwarded", b"").lower():
+            return  # a proxy in front of us has ended TLS
+        host = headers.get(b"host", b"localhost")
+        if _is_local(host):
+            return
+        self._quiet = True
+        logger.warning(
+            "a cookie that is Secure was set over HTTP, for %s: browsers and test clients don't send it back, and read "
+            "stale data. Use HTTPS; behind a proxy that does, have it set x-forwarded-proto; in tests, "
+            "base_url='https://...', or secure=False",
+            host.decode("latin-1")[:80].encode("unicode_escape").decode(),
+        )
+
+
+_TELLING = frozenset((b"host", b"forwarded", b"x-forwarded-proto"))
+
+
+def _is_local(host: bytes) -> bool:
+    """Whether browsers take HTTP to it for safe."""
+    name = host.lower() if host.startswith(b"[") else host.lower().partition(b":")[0]
+    return name == b"localhost" or name.endswith(b".localhost") or name.startswith((b"127.", b"[::1]"))
