@@ -22,15 +22,22 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from litefs_watch.asgi.types import WATCHER_KEY
 from litefs_watch.errors import ConfigError
 from litefs_watch.watchers.watcher import Watcher
 
 
 async def get_watcher(connection: HTTPConnection) -> Watcher:
-    """The watcher that ``FastAPI(lifespan=watcher.lifespan)`` runs. Raises `ConfigError` where there is none."""
-    watcher = getattr(connection.state, "litefs", None)
+    """The watcher of the middleware around the application, or that which ``FastAPI(lifespan=watcher.lifespan)`` runs.
+
+    Raises `ConfigError` where there is none.
+    """
+    watcher = connection.scope.get(WATCHER_KEY) or getattr(connection.state, "litefs", None)
     if not isinstance(watcher, Watcher):
-        raise ConfigError("request.state.litefs is no watcher: make the application with FastAPI(lifespan=watcher.lifespan)")
+        raise ConfigError(
+            "no watcher is known: add litefs_watch.asgi.LiteFSMiddleware to the application, or make it with "
+            "FastAPI(lifespan=watcher.lifespan)"
+        )
     return watcher
 
 

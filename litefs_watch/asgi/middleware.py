@@ -7,7 +7,7 @@ from typing import Unpack
 
 from litefs_watch.asgi.late import LateResponse
 from litefs_watch.asgi.responder import Body, Responder
-from litefs_watch.asgi.types import App, Message, Receive, Scope, Send, Strategy
+from litefs_watch.asgi.types import WATCHER_KEY, App, Message, Receive, Scope, Send, Strategy
 from litefs_watch.changes import Role
 from litefs_watch.consistency import RUN, SCOPE_KEY, Exchange, OptionKeywords
 from litefs_watch.consistency.faults import is_of_database
@@ -61,6 +61,7 @@ class LiteFSMiddleware:
         self._gate = AsyncGate(watcher, database, options_of(options))
         self._policy = self._gate.policy
         self._responder = Responder(FlyReplay() if replay is None else replay, self._gate.hostname)
+        self._watcher = watcher
         self._heedless = not self._responder.needs_body
         self._late = LateRoutes()
         listen_for_reports()
@@ -74,6 +75,7 @@ class LiteFSMiddleware:
         else:
             await self._lifespan(scope, receive, send)
             return
+        scope[WATCHER_KEY] = self._watcher
         if exchange is None:
             await self.app(scope, receive, send)
             return

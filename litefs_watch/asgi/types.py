@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+WATCHER_KEY = "litefs_watch.watcher"
+"""Where the middleware's watcher is in a scope: whatever runs it, and whether the server knows lifespans or not."""
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
