@@ -34,6 +34,7 @@ HOP_BY_HOP = frozenset(
         b"proxy-authenticate",
         b"proxy-authorization",
         b"proxy-connection",
+        b"http2-settings",
         b"te",
         b"trailer",
         b"transfer-encoding",
@@ -140,17 +141,22 @@ class Forward:
     ) -> HeaderList:
         """The headers to send. ``own`` is this node's hostname, ``scheme`` and ``client`` (its address) are the request's,
         ``body`` tells whether there is one."""
-        passed = [(name, value) for name, value in end_to_end(headers) if name not in (b"expect", b"x-forwarded-for")]
-        known = {name: value for name, value in headers if name.startswith(b"x-forwarded-")}
-        names = {name for name, _ in passed}
-        if client or b"x-forwarded-for" in known:
-            hops = (known.get(b"x-forwarded-for"), (client or "").encode())
-            passed.append((b"x-forwarded-for", b", ".join(filter(None, hops))))
+        listed = [(name.lower(), value) for name, value in headers]
+        names = {name for name, _ in listed}
+        left_out = HOP_BY_HOP | _JOINED | {b"expect"}
+        if b"transfer-encoding" in names:
+            left_out |= {b"content-length"}  # RFC 9112, 6.3: then it says nothing
+        passed = [(name, value) for name, value in listed if name not in left_out]
+        if cookies := [value for name, value in listed if name == b"cookie"]:
+            passed.append((b"cookie", b"; ".join(cookies)))
+        hops = [value for name, value in listed if name == b"x-forwarded-for"] + ([client.encode()] if client else [])
+        if hops:
+            passed.append((b"x-forwarded-for", b", ".join(hops)))
         if b"x-forwarded-proto" not in names:
             passed.append((b"x-forwarded-proto", scheme.encode()))
         if b"x-forwarded-host" not in names:
             passed += [(b"x-forwarded-host", value) for name, value in passed if name == b"host"]
-        if body and b"content-length" not in names:
+        if body and all(name != b"content-length" for name, _ in passed):
             passed.append((b"transfer-encoding", b"chunked"))
         passed.append((FORWARDED_HEADER, own.encode()))
         return passed
@@ -161,20 +167,20 @@ class Forward:
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> HeaderList:
-    """The headers that a proxy passes on, names in lower case: all but hop-by-hop ones, and what ``connection`` names.
-
-    ``connection`` can't take away what the primary needs to know: a client could make itself anonymous with it.
+    """The headers of an answer that a proxy passes on, names in lower case: all but hop-by-hop ones, and what ``connection``
+    names. Of a request, ``connection`` says nothing: a client could take away with it what a proxy before this node has
+    added to tell who it is, and nobody knows what that is called.
     """
     listed = [(name.lower(), value) for name, value in headers]
     dropped = set(HOP_BY_HOP)
     for name, value in listed:
         if name == b"connection":
-            named = {each.strip().lower() for each in value.split(b",")}
-            dropped |= {each for each in named if each not in _NEEDED and not each.startswith(b"x-forwarded-")}
+            dropped |= {each.strip().lower() for each in value.split(b",")} - _NEEDED
     return [(name, value) for name, value in listed if name not in dropped]
 
 
 _NEEDED = frozenset((b"host", b"content-length", b"content-type", b"authorization", b"cookie", b"set-cookie"))
+_JOINED = frozenset((b"cookie", b"x-forwarded-for"))
 
 Answering = FlyReplay | Redirect
 """The strategies whose answer needs neither the request's body nor any I/O."""
@@ -188,6 +194,14 @@ def target(path: str, raw_path: bytes | None, query: bytes) -> str:
 
 
 _AS_IT_IS = "%/:@!$&'()*+,;=-._~"
+
+
+def as_it_came(raw: bytes) -> bytes:
+    """Path and query of a request line, byte for byte; but what can't stand there is percent-encoded."""
+    return _UNPRINTABLE.sub(lambda byte: b"%%%02X" % byte[0][0], raw)
+
+
+_UNPRINTABLE = re.compile(rb"[^!-~]")
 
 
 def check_template(strategy: str, template: str) -> None:

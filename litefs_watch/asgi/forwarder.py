@@ -11,8 +11,9 @@ import anyio
 from litefs_watch.asgi.types import Receive, Scope, Send
 from litefs_watch.asgi.upload import Upload
 from litefs_watch.asgi.upstream import Connection, Pool
+from litefs_watch.asgi.wire_path import wire_path
 from litefs_watch.consistency import named
-from litefs_watch.replay import Forward, HeaderList, target
+from litefs_watch.replay import Forward, HeaderList, as_it_came
 from litefs_watch.web.forwarding import Broken, Ended, Failed, Head, Origin, broke_off, late, unreachable
 
 logger = logging.getLogger("litefs_watch")
@@ -44,7 +45,8 @@ class Forwarder:
         is_there = False
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(upload.run, tasks.cancel_scope.cancel)
-            failure = await self._answer(_Request(self._strategy, self._own, scope, hostname), self._pool, upload, send)
+            request = _Request(self._strategy, self._own, scope, receive, hostname)
+            failure = await self._answer(request, self._pool, upload, send)
             is_there = True
             tasks.cancel_scope.cancel()
         if failure is not None:
@@ -76,8 +78,9 @@ class Forwarder:
 class _Request:
     """A request as the primary gets it."""
 
-    def __init__(self, strategy: Forward, own: str, scope: Scope, hostname: str) -> None:
+    def __init__(self, strategy: Forward, own: str, scope: Scope, receive: Receive, hostname: str) -> None:
         self.scope = scope
+        self._receive = receive
         self.hostname = hostname
         self.origin = Origin.of(strategy.url(hostname, ""))
         self._strategy = strategy
@@ -88,8 +91,9 @@ class _Request:
 
     @property
     def target(self) -> bytes:
-        scope = self.scope
-        return self.origin.path + target(scope["path"], scope.get("raw_path"), scope["query_string"]).encode()
+        query = self.scope["query_string"]
+        path = wire_path(self.scope, self._receive)
+        return self.origin.path + as_it_came(path + b"?" + query if query else path)
 
     def headers(self, *, body: bool) -> HeaderList:
         client = self.scope.get("client")

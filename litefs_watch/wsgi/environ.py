@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
-from litefs_watch.replay import target
+from litefs_watch.replay import as_it_came, target
 
 LOST_KEY = "litefs_watch.lost"
 """Where the environ, and the ``META`` of Django's request, has what `lost_transaction` says, if that is anything."""
@@ -22,6 +23,17 @@ def path_of(environ: Mapping[str, Any]) -> str:
 def target_of(environ: Mapping[str, Any]) -> str:
     """Path and query, percent-encoded."""
     return target(_decoded(environ).decode("utf-8", "surrogateescape"), raw_path_of(environ), query_of(environ))
+
+
+def wire_target_of(environ: Mapping[str, Any]) -> bytes:
+    """Path and query as the client's request line has them, where the server tells; else as good as can be."""
+    uris = (str(environ.get(key, "")) for key in ("RAW_URI", "REQUEST_URI"))
+    uri = next((uri for uri in uris if uri.startswith("/")), "")
+    if uri:
+        return as_it_came(uri.partition("#")[0].encode("latin-1", "replace"))
+    query = query_of(environ)
+    path = quote(_decoded(environ)).encode() or b"/"
+    return as_it_came(path + b"?" + query if query else path)
 
 
 def raw_path_of(environ: Mapping[str, Any]) -> bytes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from litefs_watch.consistency import named
 from litefs_watch.replay import Forward, HeaderList
 from litefs_watch.web.forwarding import Broken, Ended, Failed, Head, Origin, broke_off, late, silent, unreachable
-from litefs_watch.wsgi.environ import Body, entity_headers_of, headers_of, path_of, target_of
+from litefs_watch.wsgi.environ import Body, entity_headers_of, headers_of, path_of, wire_target_of
 from litefs_watch.wsgi.upload import Upload
 from litefs_watch.wsgi.upstream import Connection, Pool
 
@@ -70,7 +70,7 @@ class _Request:
     def __init__(self, strategy: Forward, own: str, environ: WSGIEnvironment, hostname: str) -> None:
         self.method = environ["REQUEST_METHOD"]
         self.origin = Origin.of(strategy.url(hostname, ""))
-        self.target = self.origin.path + target_of(environ).encode()
+        self.target = self.origin.path + wire_target_of(environ)
         self._environ = environ
         self._hostname = hostname
         self._strategy = strategy

@@ -137,25 +137,36 @@ async def test_request_and_response_pass_through(served: tuple[Primary, str]) ->
 
 
 async def test_hop_by_hop_headers_stay_between_neighbours(served: tuple[Primary, str]) -> None:
-    """In both directions, and what ``connection`` names with them; what a proxy before this one said is added to."""
+    """In both directions; what the answer's ``connection`` names, too; what a proxy before this one said is added to. The
+    client's ``connection`` takes nothing away: nobody knows what the proxy has added."""
     async with forwarding(served[1]) as app:
         headers = [
             ("host", "h"),
-            ("connection", "keep-alive, X-Hop, x-forwarded-for, host"),
-            ("x-hop", "1"),
+            ("connection", "keep-alive, x-forwarded-for, host, x-real-ip, Forwarded, fly-client-ip, x-of-a-proxy"),
+            ("x-real-ip", "203.0.113.1"),
+            ("forwarded", "for=203.0.113.1"),
+            ("fly-client-ip", "203.0.113.1"),
+            ("x-of-a-proxy", "it is you"),
             ("upgrade", "h2c"),
             ("keep-alive", "5"),
             ("proxy-authorization", "Basic x"),
             ("expect", "100-continue"),
+            ("http2-settings", "x"),
             ("x-forwarded-for", "203.0.113.1"),
+            ("x-forwarded-for", "198.51.100.1, 198.51.100.2"),
+            ("cookie", "a=1"),
             ("x-forwarded-proto", "https"),
+            ("cookie", "b=2; c=3"),
         ]
         reply = await call(app, "POST", "/", headers)
     assert "x-secret" not in [name for name, _ in reply.messages[0]["headers"]]
     sent = dict(json.loads(reply.body)["headers"])
-    assert sent.keys() == {"host", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "litefs-forwarded"}
-    assert sent["x-forwarded-for"] == "203.0.113.1, 192.0.2.7"
+    ours = {"host", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "litefs-forwarded", "cookie"}
+    assert sent.keys() == ours | {"x-real-ip", "forwarded", "fly-client-ip", "x-of-a-proxy"}
+    assert len(sent) == len(json.loads(reply.body)["headers"])
+    assert sent["x-forwarded-for"] == "203.0.113.1, 198.51.100.1, 198.51.100.2, 192.0.2.7"
     assert sent["x-forwarded-proto"] == "https"
+    assert sent["cookie"] == "a=1; b=2; c=3"
 
 
 def test_what_is_hop_by_hop() -> None:

@@ -10,7 +10,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -50,8 +50,8 @@ class Reluctant(Primary):
 
 
 @contextmanager
-def replica(server: str, url: str, **options: Any) -> Iterator[int]:
-    """A replica behind ``server``, which forwards to ``url``; gives its port."""
+def replica(server: str, url: str, arguments: Iterable[str] = (), **options: Any) -> Iterator[int]:
+    """A replica behind ``server`` with these ``arguments``, which forwards to ``url``; gives its port."""
     env = {"FORWARD_TO": url, "FORWARD_OPTIONS": json.dumps(options)}
     with ExitStack() as stack:
         if server == "gunicorn":
@@ -59,7 +59,7 @@ def replica(server: str, url: str, **options: Any) -> Iterator[int]:
             env |= {"LITEFS_DIR": str(node.litefs_dir), "LITEFS_API_URL": node.api_url or "none"}
             env |= {"FLY_MACHINE_ID": "node-b", "DATABASE_FILENAME": "app.db"}
         env["FORWARD_APP"] = "wsgi" if server == "gunicorn" else "asgi"
-        yield stack.enter_context(serve(server, "tests.forwarding_apps:app", **env))
+        yield stack.enter_context(serve(server, "tests.forwarding_apps:app", *arguments, **env))
 
 
 @pytest.fixture(scope="module")
