@@ -117,6 +117,7 @@ class LiteFSMiddleware:
                 return
             held = late is not None and await late.take_back()
             if (held or not exchange.started) and self._gate.is_fault_of_node(exchange, error):
+                exchange.answered = error
                 await self._answer_error(exchange, error, scope, request, send)
                 return
             if late is not None and not is_of_database(error):
@@ -125,6 +126,8 @@ class LiteFSMiddleware:
         finally:
             if late is not None:
                 late.close()
+            if exchange.withheld and exchange.answered is None:
+                exchange.speak()
 
     def _start(
         self,

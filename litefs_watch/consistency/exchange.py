@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -117,6 +117,18 @@ class Exchange:
     """Set by the shell when the response has started."""
     answered: BaseException | None = None
     """Set by the shell: the exception whose response was replaced."""
+
+    withheld: Sequence[Callable[[], object]] = ()
+    """What tells the log of its error, until it is known whether this stays one."""
+    spoken = False
+    """Whether that is known."""
+
+    def speak(self) -> None:
+        """Its error stays one: tell of it."""
+        self.spoken = True
+        withheld, self.withheld = self.withheld, ()
+        for tell in withheld:
+            tell()
 
     def hidden_error(self, status: int) -> BaseException | None:
         """The exception behind a response that is about to start: one that was told of, or one that is being handled;

@@ -214,6 +214,11 @@ class Policy:
 
     # When the application raises before the response has started.
 
+    @staticmethod
+    def may_belong_elsewhere(error: BaseException) -> bool:
+        """Whether `failed` is to be asked: `NotPrimary`, `WrongInstance`, `NoPrimary`, and a write that SQLite refused."""
+        return asks_for_primary(error) is not None or is_refused_write(error)
+
     def failed(self, exchange: Exchange, node: Node, error: BaseException) -> Action | None:
         """What an exception of the application calls for; None: it stays the error that it is.
 

@@ -5,10 +5,11 @@ Each sends a signal. Starlette, FastAPI and Litestar need none: they send their 
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
-from litefs_watch.consistency import mark_failed
+from litefs_watch.consistency import Policy, exchange_of, mark_failed
 
 
 def listen_for_reports() -> None:
@@ -31,6 +32,7 @@ def _flask_failed(sender: Any, exception: BaseException | None = None, **_: Any)
 
     if exception is not None and has_request_context():
         mark_failed(request, exception)
+        sender.logger.addFilter(_flask_replays)
 
 
 async def _quart_failed(sender: Any, exception: BaseException | None = None, **_: Any) -> None:
@@ -38,3 +40,27 @@ async def _quart_failed(sender: Any, exception: BaseException | None = None, **_
 
     if exception is not None and has_request_context():
         mark_failed(request, exception)
+        sender.logger.addFilter(_quart_replays)
+
+
+class _Replays(logging.Filter):
+    """Withholds the record of an exception that may belong elsewhere, until it is known that it stays an error: a replay is
+    none. Of one framework, whose request is the one that is being handled."""
+
+    def __init__(self, framework: str) -> None:
+        super().__init__()
+        self._framework = framework
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error, framework = record.exc_info[1] if record.exc_info else None, sys.modules[self._framework]
+        if error is None or not Policy.may_belong_elsewhere(error) or not framework.has_request_context():
+            return True
+        exchange = exchange_of(framework.request)
+        if exchange is None or exchange.started or exchange.spoken:
+            return True
+        exchange.withheld = (*exchange.withheld, lambda: logging.getLogger(record.name).handle(record))
+        return False
+
+
+_flask_replays = _Replays("flask")
+_quart_replays = _Replays("quart")

@@ -75,6 +75,8 @@ class LiteFSMiddleware:
         except Exception as error:
             response.end()
             if response.begun or not gate.is_fault_of_node(exchange, error):
+                if exchange.withheld:
+                    exchange.speak()
                 raise
             return self._responder.respond(gate.failed(exchange, error), environ, start_response)
         except BaseException:
@@ -84,4 +86,6 @@ class LiteFSMiddleware:
             response.end()
             close(body)
             return self._responder.respond(gate.failed(exchange, response.replaced), environ, start_response)
+        if exchange.withheld:
+            exchange.speak()
         return response.deliver(body)
