@@ -71,7 +71,7 @@ class Where(enum.Enum):
     UNTOLD = "untold"
     """It is from before what is known."""
     DOUBTED = "doubted"
-    """Untold, and it was here: before something that may have replaced the database."""
+    """Untold, and from before something that may have replaced the database: it may be in no history any more."""
 
 
 def check_txid(txid: object) -> int:

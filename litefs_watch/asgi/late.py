@@ -33,12 +33,21 @@ from litefs_watch.web.waiting import AsyncGate
 class LateResponse:
     """The response to one write on the primary: `start` it, `send` the rest, `finish` when the application has returned."""
 
-    def __init__(self, gate: AsyncGate, exchange: Exchange, scope: Scope, send: Send, routes: LateRoutes) -> None:
+    def __init__(
+        self,
+        gate: AsyncGate,
+        exchange: Exchange,
+        scope: Scope,
+        send: Send,
+        routes: LateRoutes,
+        replace: Callable[[], Awaitable[None]],
+    ) -> None:
         self._gate = gate
         self._exchange = exchange
         self._scope = scope
         self._send = send
         self._routes = routes
+        self._replace = replace  # answers instead of the application: what it has written is lost
         self._number = routes.begin()
         self._position: Position | None = None
         self._unmoved = False
@@ -106,7 +115,8 @@ class LateResponse:
                     self._held.append(message)
                     return
                 await self._release()
-        await self._send(message)
+        if self._exchange.answered is None:
+            await self._send(message)
 
     def _is_whole(self, message: Message) -> bool:
         """Whether it is the whole body, or the empty end of one (Starlette's `BaseHTTPMiddleware` sends one by itself)."""
@@ -133,12 +143,15 @@ class LateResponse:
     async def _release(self) -> None:
         (start, *rest), self._held = self._held, []
         await self._send_marked(start)
-        for message in rest:
+        for message in rest if self._exchange.answered is None else ():
             await self._send(message)
 
     async def _send_marked(self, message: Message) -> None:
         sent = list(message.get("headers", ()))
         added = self._gate.headers_at(self._exchange, self._position, sent)
+        if self._exchange.reset is not None:
+            await self._replace()
+            return
         await self._send({**message, "headers": sent + added} if added else message)
 
     async def _look(self, now: Position | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from functools import partial
 from typing import Unpack
 
 from litefs_watch.asgi.late import LateResponse
@@ -93,7 +94,8 @@ class LiteFSMiddleware:
         request = receive if self._heedless else Body(receive)
         late = None
         if exchange.writes and exchange.role is Role.PRIMARY and kind == "http":
-            late = LateResponse(self._gate, exchange, given, send, self._late)
+            replace = partial(self._answer_reset, exchange, scope, request, send)
+            late = LateResponse(self._gate, exchange, given, send, self._late, replace)
 
         def send_marked(message: Message) -> Awaitable[None]:
             if exchange.started:
@@ -151,7 +153,7 @@ class LiteFSMiddleware:
             return late.start(message)
         if http and (exchange.touched or exchange.written):
             exchange.scheme = scope.get("scheme", "http")
-            return self._send_marked(exchange, message, send)
+            return self._send_marked(exchange, message, scope, receive, send)
         return send(message)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -165,9 +167,17 @@ class LiteFSMiddleware:
     ) -> None:
         await self._responder.respond(await self._gate.failed(exchange, error), scope, receive, send)
 
-    async def _send_marked(self, exchange: Exchange, message: Message, send: Send) -> None:
+    async def _answer_reset(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        if exchange.reset is not None:
+            exchange.answered = exchange.reset
+            await self._answer_error(exchange, exchange.reset, scope, receive, send)
+
+    async def _send_marked(self, exchange: Exchange, message: Message, scope: Scope, receive: Receive, send: Send) -> None:
         sent = list(message.get("headers", ()))
         added = await self._gate.headers(exchange, sent)
+        if exchange.reset is not None:
+            await self._answer_reset(exchange, scope, receive, send)
+            return
         await send({**message, "headers": sent + added} if added else message)
 
 

@@ -7,11 +7,14 @@ The rules.
    is in it. Where that can't be read, the newer position that the watcher has heard of since.
 2. **A write whose position is not known yet is pinned**: it has not moved (the commit may follow the response), or may move
    again (the application runs on, or its route was seen to commit late), or it is unreadable. Only the primary meets a pin,
-   and replaces it at the client's next request there.
+   and replaces it at the client's next request there. Where this node has ceased to be the primary meanwhile, the file may
+   be of another history: then the token is where the database was at that moment. What is known to be gone by then is not
+   acknowledged at all: that is `Policy.failed`'s matter.
 3. **A token never goes back**, unless what it names is lost.
 4. **What is lost is said**, by the primary alone, which has the one history that counts: the client's transaction was ahead
    or elsewhere when a look confirmed that this is the primary, and the file does not say otherwise. ``litefs-lost`` names
-   it, and the token is replaced by where the primary is.
+   it, and the token is replaced by where the primary is. So it is with what the primary can't tell of, since it was given
+   the database after that: ``litefs-doubted``.
 5. **A cookie is deleted where it is no token**: it can never be met.
 6. **What depends on a token says so to caches**, and what carries one is for its client alone.
 """
@@ -23,13 +26,14 @@ from collections.abc import Iterable
 from litefs_watch.changes import Role
 from litefs_watch.consistency.exchange import Exchange, Node
 from litefs_watch.consistency.options import Options
-from litefs_watch.consistency.tokens import PIN, Token, txid_of
+from litefs_watch.consistency.tokens import PIN, Token, is_beyond, txid_of
 from litefs_watch.position import Position, Where
 
 # RFC 9110's and the QUERY method's. litefs-js calls POST, PUT, PATCH, DELETE writes; others (MKCOL, PURGE) are no reads.
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "QUERY"))
 STALE_HEADER = (b"litefs-stale", b"true")
 LOST_HEADER = b"litefs-lost"
+DOUBTED_HEADER = b"litefs-doubted"
 
 HeaderList = list[tuple[bytes, bytes]]
 
@@ -57,54 +61,51 @@ class Carrying:
         self, exchange: Exchange, node: Node, position: Position | None, sent: Iterable[tuple[bytes, bytes]]
     ) -> HeaderList:
         """As `Policy.headers`."""
+        exchange.lost = self._lost(exchange, node, position)
         seen = self._seen(exchange, node, position)
-        if self._is_lost(exchange, node, position):
-            token = position if seen is None else seen
-        else:
-            exchange.lost = None
-            token = self._newest(exchange, seen)
+        if position is None and seen is None:
+            exchange.doubted = None  # its token stays: it is said at the next request
+        anew = exchange.lost is not None or exchange.doubted is not None
+        token = self._newest(exchange, seen) if not anew else position if seen is None else seen
         added = [STALE_HEADER] if exchange.stale else []
         if exchange.lost is not None:
             added.append((LOST_HEADER, b"%016x" % exchange.lost))
+        elif exchange.doubted is not None:
+            added.append((DOUBTED_HEADER, b"%016x" % exchange.doubted))
         in_header, cookies = self._said(exchange, token, everywhere=seen is not None)
         return added + in_header + cookies + _said_to_caches(sent, self._depends(exchange, cookies), private=bool(cookies))
 
     def _is_doubtful(self, exchange: Exchange, node: Node) -> bool:
         """Whether the primary may have lost what the client has seen; a pin it replaces."""
         token = exchange.token
-        return token is not None and (token == PIN or node.where(token) not in (Where.HERE, Where.UNTOLD, Where.DOUBTED))
+        return token is not None and (token == PIN or node.where(token) not in (Where.HERE, Where.UNTOLD))
 
-    def _is_lost(self, exchange: Exchange, node: Node, position: Position | None) -> bool:
-        """Rule 4."""
+    @staticmethod
+    def _lost(exchange: Exchange, node: Node, position: Position | None) -> int | None:
+        """Rule 4: the TXID of what is lost."""
         token = exchange.token
-        if exchange.lost is None or token is None:
-            return False
-        if position is None:
-            return exchange.writes  # its token is replaced, and nobody could tell later
-        if txid_of(token) > position.txid:
-            return True
-        return isinstance(token, Position) and token != position and node.where(token) is not Where.HERE
+        if position is None:  # of a write the token is replaced, and nobody could tell later
+            return exchange.lost if exchange.writes else None
+        if exchange.lost is None or token is None or token == position:
+            return None
+        elsewhere = isinstance(token, Position) and node.where(token) is not Where.HERE
+        return exchange.lost if elsewhere or is_beyond(token, position) else None
 
     def _seen(self, exchange: Exchange, node: Node, position: Position | None) -> Token | None:
         """Rules 1 and 2: the token of what this response has written or shown; None where it needs none."""
-        writes = exchange.writes and exchange.role is Role.PRIMARY
-        if exchange.late and writes and self._can_pin(node):
-            return PIN
-        if exchange.written or self._monotonic or (writes and position is not None and position != exchange.before):
-            if position is not None:
-                return position
-        elif not writes:
-            replaces = exchange.token == PIN and exchange.role is Role.PRIMARY
-            return position if replaces and node.role is Role.PRIMARY else None
-        if not (writes or exchange.written):
-            return None
-        heard = node.position
-        if position is None and writes and heard is not None and exchange.before is not None and heard > exchange.before:
-            return heard
-        return PIN if self._can_pin(node) else None
-
-    def _can_pin(self, node: Node) -> bool:
-        return self._tokens.can_pin and not node.standalone
+        before, wrote = exchange.before, exchange.wrote
+        pin = PIN if self._tokens.can_pin and not node.standalone else None
+        if wrote and node.role is not Role.PRIMARY and exchange.lost is None:
+            return _newer(node.led, before) or pin
+        if exchange.late and wrote and pin is not None:
+            return pin
+        moved = exchange.writes and wrote and position != before
+        if position is not None and (exchange.written or self._monotonic or moved):
+            return position
+        if wrote or exchange.written:
+            return (_newer(node.position, before) if wrote and position is None else None) or pin
+        replaces = exchange.token == PIN and exchange.role is Role.PRIMARY is node.role
+        return position if replaces else None
 
     @staticmethod
     def _newest(exchange: Exchange, seen: Token | None) -> Token | None:
@@ -126,7 +127,7 @@ class Carrying:
                 cookies.append((b"set-cookie", self._cookie.set(self._tokens.encode(token))))
             elif exchange.garbage:
                 cookies.append((b"set-cookie", self._cookie.delete()))
-        if exchange.lost is not None and exchange.accepted is not None:
+        if (exchange.lost is not None or exchange.doubted is not None) and exchange.accepted is not None:
             cookies += [(b"set-cookie", cookie.delete()) for cookie in self._accepted]
         return in_header, cookies
 
@@ -136,6 +137,11 @@ class Carrying:
             return set()
         vary = {b"cookie"} if self._cookie is not None else set()
         return vary | {self._header} if exchange.header_token is not None else vary
+
+
+def _newer(known: Position | None, before: Position | None) -> Position | None:
+    """What is known of a write's position, if that is newer than when it began."""
+    return known if known is not None and before is not None and known.txid > before.txid else None
 
 
 def _said_to_caches(sent: Iterable[tuple[bytes, bytes]], vary: set[bytes], *, private: bool) -> HeaderList:

@@ -34,6 +34,8 @@ class Node(NamedTuple):
     """What it can say of a token; None while nothing confirms what it knew."""
     vouched: bool = True
     """Whether what is here is the cluster's: on the primary, and on a replica that follows it."""
+    led: Position | None = None
+    """Where the database was when this node last ceased to be the primary."""
     room: bool = True
     """Whether one more request may wait."""
 
@@ -51,6 +53,10 @@ class Node(NamedTuple):
         if where is Where.DOUBTED:  # the primary was not replaced: who takes over has a history of its own
             return self.role is Role.PRIMARY
         return where is Where.UNTOLD and self.vouched
+
+
+class Undone(Exception):
+    """What the request has written is gone before its response has started: a fail-over, and this node was reset."""
 
 
 class Exchange:
@@ -93,9 +99,13 @@ class Exchange:
 
     role: Role | None = None
     """This node's role when the request was let in; None before that."""
+    primary: str | None = None
+    """Whose replica it was then."""
+    unreadable = False
+    """Set by the shell when the position that a response should carry could not be read."""
     before: Position | None = None
-    """The position when a write was let in. What is known may be older than the file, so another request's write may seem
-    to be this one's: then its client waits for a transaction that it need not have waited for, and nothing is lost."""
+    """The position when it was let in. What is known may be older than the file, so another request's write may seem to be
+    this one's: then its client waits for a transaction that it need not have waited for, and nothing is lost."""
     stale = False
     """Whether it was let in although the TXID had not come."""
     touched = False
@@ -106,12 +116,15 @@ class Exchange:
     late = False
     """Set by the shell when the response starts: this request may commit after that, whatever the position is now."""
     reset: BaseException | None = None
-    """Set when the response starts: this node had what the client has seen, and was reset to less while the handler ran."""
+    """Set when the response starts: this node was reset while the handler ran, to less than the client has seen, or than
+    it has written (`Undone`)."""
     error: BaseException | None = None
     """Set by `mark_failed`, and by who sees that the framework turned an exception into a response."""
 
     lost: int | None = None
     """The TXID of a transaction that this client has seen, and that is lost: a fail-over has dropped it."""
+    doubted: int | None = None
+    """That of one which may be lost: the primary can't tell, since it was given the database after that."""
 
     started = False
     """Set by the shell when the response has started."""
@@ -141,6 +154,11 @@ class Exchange:
         if self.error is not None and status >= 400:
             return self.error
         return sys.exception() if status >= 500 else None
+
+    @property
+    def wrote(self) -> bool:
+        """Whether it has written, or may have, on what was the primary when it was let in."""
+        return self.role is Role.PRIMARY and (self.writes or self.written)
 
     @property
     def replayed(self) -> bool:

@@ -35,7 +35,19 @@ from collections.abc import Iterable
 
 from litefs_watch.changes import Role
 from litefs_watch.consistency.carrying import SAFE_METHODS, Carrying
-from litefs_watch.consistency.exchange import RUN, Action, Confirm, Exchange, Headers, Hold, Node, Refuse, Replay, Wait
+from litefs_watch.consistency.exchange import (
+    RUN,
+    Action,
+    Confirm,
+    Exchange,
+    Headers,
+    Hold,
+    Node,
+    Refuse,
+    Replay,
+    Undone,
+    Wait,
+)
 from litefs_watch.consistency.faults import asks_for_primary, is_refused_write
 from litefs_watch.consistency.options import Options, compile_paths
 from litefs_watch.consistency.tokens import PIN, Verdict, txid_of
@@ -80,7 +92,7 @@ class Policy:
         ):
             exchange.writes = exchange.asks = True
         if self._monotonic:
-            exchange.touched = True
+            exchange.touched = exchange.asks = True
         carriers, needles = self._carriers, self._needles
         for name, value in headers:
             if name in carriers:
@@ -141,7 +153,14 @@ class Policy:
         token = exchange.token
         if token is None or token == PIN:
             return self._let_in(exchange, node)
-        if node.where(token) not in (Where.AHEAD, Where.ELSEWHERE):
+        where = node.where(token)
+        if where is None and not exchange.asked:  # nothing confirms what was known: a look does
+            return (
+                Confirm(max(self.options.timeout, self.options.hold_writes)) if node.room else self._let_in(exchange, node)
+            )
+        if where is Where.DOUBTED:
+            exchange.touched, exchange.doubted = True, txid_of(token)
+        if where not in (Where.AHEAD, Where.ELSEWHERE):
             return self._let_in(exchange, node)
         exchange.touched = True
         if not exchange.asked and node.room:
@@ -176,11 +195,9 @@ class Policy:
         return self._to_primary(exchange, node)
 
     def _let_in(self, exchange: Exchange, node: Node) -> Action:
-        exchange.role = node.role
-        if node.role is Role.PRIMARY:
-            exchange.before = node.position
-            if exchange.writes or exchange.token == PIN:
-                exchange.touched = True
+        exchange.role, exchange.primary, exchange.before = node.role, node.primary, node.position
+        if node.role is Role.PRIMARY and (exchange.writes or exchange.token == PIN):
+            exchange.touched = True
         return RUN
 
     def _to_primary(self, exchange: Exchange, node: Node) -> Action:
@@ -222,9 +239,11 @@ class Policy:
     def failed(self, exchange: Exchange, node: Node, error: BaseException) -> Action | None:
         """What an exception of the application calls for; None: it stays the error that it is.
 
-        `NotPrimary`, `WrongInstance` and `NoPrimary` anywhere; a write that SQLite refused, on all nodes but the primary.
-        After a `Hold`, set ``exchange.held`` and call it again. It never answers `RUN`: the handler has run already.
+        `Undone`, `NotPrimary`, `WrongInstance` and `NoPrimary` anywhere; a write that SQLite refused, on all nodes but the
+        primary. After a `Hold`, set ``exchange.held`` and call it again. Never `RUN`: the handler has run already.
         """
+        if isinstance(error, Undone):
+            return Refuse("What this request has written was lost in a fail-over, before it could be answered. Try again.")
         asked = asks_for_primary(error)
         if isinstance(asked, WrongInstance):
             if asked.primary == node.hostname or exchange.replayed:

@@ -56,6 +56,13 @@ def txid_of(token: Token) -> int:
     return token.txid if isinstance(token, Position) else token
 
 
+def is_beyond(token: Token, position: Position) -> bool:
+    """Whether a database that is at ``position`` can't have it: it is later, or this TXID of another history."""
+    if txid_of(token) == position.txid:
+        return isinstance(token, Position) and token != position
+    return txid_of(token) > position.txid
+
+
 class Verdict(enum.Enum):
     """What a byte string is when it is no TXID."""
 

@@ -65,10 +65,12 @@ class View(NamedTuple):
     """As last known."""
     lineage: Lineage | None
     """The positions that are here; None while nothing confirms what was known (the state's rule 9)."""
-    former: Lineage | None = None
-    """Those that were here, before something that may have replaced the database."""
+    replaced: bool = False
+    """Whether those begin with something that may have replaced the database."""
     data_dir: Path | None = None
     """LiteFS's data directory: as set, or as LiteFS says; None where it is not known."""
+    led: Position | None = None
+    """Where it was when this node last ceased to be the primary."""
     everything: bool = False
     """Standalone: whatever is asked for is here."""
 
@@ -80,21 +82,20 @@ class View(NamedTuple):
             return Where.AHEAD if self.position is None else None
         if isinstance(wanted, Position):
             where = self.lineage.where(wanted)
-            doubted = where is Where.UNTOLD and self.former is not None and self.former.has(wanted)
-            return Where.DOUBTED if doubted else where
+            return Where.DOUBTED if self.replaced and where is Where.UNTOLD else where
         return Where.HERE if wanted <= self.lineage.last.txid else Where.AHEAD
 
 
 class History:
     """The lineage of one database up to where it is, and what came before a gap."""
 
-    __slots__ = ("_doubted", "_older", "former", "lineage")
+    __slots__ = ("_doubted", "_older", "lineage", "replaced")
 
     def __init__(self, position: Position) -> None:
         self.lineage = Lineage.of(position)
         """Ends with the database's position."""
-        self.former: Lineage | None = None
-        """What it was before the last time that the database may have been replaced, and something else followed."""
+        self.replaced = False
+        """Whether the lineage begins where the database may have been replaced."""
         self._older: Lineage | None = None
         self._doubted = False
 
@@ -112,10 +113,8 @@ class History:
         last = self.lineage.last
         if position.txid > last.txid:
             if self._doubted or not _continue(self.lineage, position):
-                if self._doubted:
-                    self._older, self.former = None, self.lineage
-                else:
-                    self._older = self.lineage
+                self._older = None if self._doubted else self.lineage
+                self.replaced = self.replaced or self._doubted
                 self.lineage = Lineage.of(position)
             elif len(self.lineage.checksums) > limit:
                 self.trim(limit)
@@ -123,7 +122,7 @@ class History:
             return 0
         index = position.txid - self.lineage.first
         back = self.lineage.has(position)
-        self.former = self.lineage
+        self.replaced = self.replaced or not back
         self.lineage = Lineage(self.lineage.first, self.lineage.checksums[: index + 1]) if back else Lineage.of(position)
         self._older = None
         self._doubted = False
@@ -146,8 +145,6 @@ class History:
         if size > limit:
             drop = size - max(1, limit - limit // 4)
             self.lineage = Lineage(self.lineage.first + drop, self.lineage.checksums[drop:])
-        if self.former is not None and len(self.former.checksums) > limit:
-            self.former = Lineage(self.former.last.txid - limit + 1, self.former.checksums[-limit:])
         if self._older is not None and len(self._older.checksums) > limit:
             self._older = None
 

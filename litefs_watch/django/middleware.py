@@ -89,7 +89,10 @@ class LiteFSMiddleware:
         if (fault := self._fault(exchange, response)) is not None:
             return self._answer(request, self._gate.failed(exchange, fault))
         if exchange.touched or exchange.written:
-            _add(response, self._gate.headers(exchange, _sent(response)))
+            added = self._gate.headers(exchange, _sent(response))
+            if exchange.reset is not None:
+                return self._answer(request, self._gate.failed(exchange, exchange.reset))
+            _add(response, added)
         return response
 
     def _tell(self, exchange: Exchange, request: HttpRequest) -> HttpResponse:
@@ -122,7 +125,10 @@ class LiteFSMiddleware:
         if (fault := self._fault(exchange, response)) is not None:
             return await self._answer_async(request, await self._async_gate.failed(exchange, fault))
         if exchange.touched or exchange.written:
-            _add(response, await self._async_gate.headers(exchange, _sent(response)))
+            added = await self._async_gate.headers(exchange, _sent(response))
+            if exchange.reset is not None:
+                return await self._answer_async(request, await self._async_gate.failed(exchange, exchange.reset))
+            _add(response, added)
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:

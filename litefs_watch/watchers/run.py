@@ -19,7 +19,7 @@ from weakref import WeakSet
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
-from litefs_watch.changes import PrimaryChange, Role
+from litefs_watch.changes import PrimaryChange, Role, Standing
 from litefs_watch.core.board import Board
 from litefs_watch.core.history import View
 from litefs_watch.core.readings import NEVER_REPLICATED_MS, Reading, RoleEvent, TxEvent
@@ -223,6 +223,15 @@ class Run:
         raise WaitTimeout(self.board.late(waiter).format(f"{timeout:g} s"))
 
     # What is known.
+
+    @property
+    def standing(self) -> Standing:
+        """Role and primary."""
+        return self.board.state.standing
+
+    def position(self, database: str) -> Position | None:
+        """Where a database is, as last heard."""
+        return self.board.state.positions.get(database)
 
     def view(self, database: str) -> View:
         """Of this node and one database, as of one moment. Standalone, everything is here."""

@@ -16,7 +16,9 @@ from functools import partial
 import anyio
 
 from litefs_watch.changes import Role
-from litefs_watch.consistency import Action, Confirm, Exchange, Hold, Node, Options, Policy, Refuse, Token, Wait
+from litefs_watch.consistency import PIN, Action, Confirm, Exchange, Hold, Node, Options, Policy, Refuse, Token, Wait
+from litefs_watch.consistency.exchange import Undone
+from litefs_watch.consistency.tokens import is_beyond
 from litefs_watch.core.history import Lineage, View
 from litefs_watch.errors import NotPrimary, TransactionLost, WaitTimeout, WatcherClosed
 from litefs_watch.position import Position, Where
@@ -39,6 +41,7 @@ HeaderList = Iterable[tuple[bytes, bytes]]
 
 _NOW_PRIMARY = Refuse("This node has just become the primary. Try again.", "a write was refused, and then the role changed")
 _RESET = "this node's database was reset to an earlier state while a request read it"
+_UNSURE = "nothing tells which position this node's database had when a request read it"
 _PAST = (Where.UNTOLD, Where.DOUBTED)
 """What is said of a position from before what is known: the disk may know more."""
 _UNREADABLE = "a response carries no position: it is unreadable: %s"
@@ -64,6 +67,7 @@ class _Gate:
         self._known = watcher
         self._secure = SecureCookie(options)
         self._max_waiting = options.max_waiting
+        self._monotonic = options.monotonic
         self._waiting = 0
         self._counting = threading.Lock()
         self._said_lost_at = float("-inf")
@@ -78,7 +82,7 @@ class _Gate:
             return Node(Role.UNKNOWN, None, self.hostname, None, _nowhere, room=False)
         found = exchange.found
         where = view.where if found is None or found[0] is not view.lineage else partial(_where, view, found[1])
-        return Node(*view.standing, self.hostname, view.position, where, view.vouched, room)
+        return Node(*view.standing, self.hostname, view.position, where, view.vouched, view.led, room)
 
     def _lookup(self, exchange: Exchange) -> Callable[[], tuple[object, Where]] | None:
         """What reads from the disk of which history a token is, if it is from before what the watcher knows."""
@@ -99,6 +103,9 @@ class _Gate:
         if exchange.writes or exchange.token is None:
             return False
         try:
+            if self._monotonic:
+                run = self._known.run
+                (exchange.role, exchange.primary), exchange.before = run.standing, run.position(self.database)
             if isinstance(exchange.token, Position):  # no more than that: one that is untold may have to be looked up
                 return self._known.run.has_position(self.database, exchange.token)
             return self._known.has_tx(exchange.token, self.database)
@@ -118,6 +125,38 @@ class _Gate:
         gone = not node.has(exchange.token) and node.where(exchange.token) in (Where.AHEAD, Where.ELSEWHERE, Where.DOUBTED)
         if gone or (found is not None and found[0] is not self._lineage()):
             exchange.reset = NotPrimary(None, _RESET)
+
+    def _check_answer(self, exchange: Exchange, position: Position | None) -> None:
+        """When ``position`` has been read for a response: whether it may be that of what was read, and what the client has
+        seen is in it. If not, the read goes to the primary: a token that promises less than it shows hides what is lost.
+        And whether what was written is in it."""
+        before = exchange.before
+        if exchange.wrote:
+            if before is not None and position is not None and is_beyond(before, position):
+                exchange.reset = Undone(f"the database went back from {before} to {position} while a request wrote")
+            return
+        if exchange.writes or exchange.written or exchange.stale:
+            return
+        token, lost = exchange.token, exchange.lost is not None
+        seen = [] if token is None or token == PIN or lost else [token]
+        if self._monotonic and before is not None:
+            seen.append(before)
+        if exchange.unreadable or (position is None and before is not None):
+            unsure = self._monotonic or lost
+        else:
+            unsure = self._monotonic and self._is_another(exchange, position)
+        if unsure:
+            exchange.reset = NotPrimary(None, _UNSURE)
+        elif position is not None and any(is_beyond(each, position) for each in seen):
+            exchange.reset = NotPrimary(None, _RESET)
+
+    def _is_another(self, exchange: Exchange, position: Position | None) -> bool:
+        """Whether this node may have been reset since the request was let in: it follows another primary, or none; or it has
+        moved, and nobody vouches for that."""
+        node = self.node(exchange)
+        if node.role is not Role.PRIMARY and (node.role, node.primary) != (exchange.role, exchange.primary):
+            return True
+        return position != exchange.before and not node.vouched
 
     def _lineage(self) -> Lineage | None:
         try:
@@ -155,7 +194,9 @@ class _Gate:
             exchange.asked = True
 
     def headers_at(self, exchange: Exchange, position: Position | None, sent: HeaderList) -> list[tuple[bytes, bytes]]:
-        """What is added to the headers that the application has ``sent``, at that position."""
+        """What is added to the headers that the application has ``sent``, at that position. Where ``exchange.reset`` is set
+        then, the response is to be replaced, as by `failed`."""
+        self._check_answer(exchange, position)
         added = self.policy.headers(exchange, self.node(exchange), position, sent)
         self._secure.look(exchange, added)
         self._say_lost(exchange)
@@ -188,12 +229,12 @@ class BlockingGate(_Gate):
         return self._settle(exchange, lambda: self._fail(exchange, error))
 
     def headers(self, exchange: Exchange, sent: HeaderList) -> list[tuple[bytes, bytes]]:
-        """What is added to the headers that the application has ``sent``, when the response starts."""
+        """What is added to the headers that the application has ``sent``, when the response starts; see `headers_at`."""
         return self.headers_at(exchange, self.position(exchange), sent)
 
     def position(self, exchange: Exchange) -> Position | None:
         """The position now, for `headers_at`. None where it is not wanted, or can't be read."""
-        return self._read_position() if self.policy.wants_position(exchange, self.node(exchange)) else None
+        return self._read_position(exchange) if self.policy.wants_position(exchange, self.node(exchange)) else None
 
     def _settle(self, exchange: Exchange, decide: Callable[[], Action]) -> Action:
         while True:
@@ -222,11 +263,12 @@ class BlockingGate(_Gate):
         except WatcherClosed as error:
             logger.warning("a request could not wait: %s", error)
 
-    def _read_position(self) -> Position | None:
+    def _read_position(self, exchange: Exchange) -> Position | None:
         try:
             return self._watcher.read_position(self.database)
         except (OSError, WatcherClosed) as error:
             logger.warning(_UNREADABLE, error)
+            exchange.unreadable = True
             return None
 
 
@@ -252,7 +294,7 @@ class AsyncGate(_Gate):
 
     async def position(self, exchange: Exchange) -> Position | None:
         """As `BlockingGate.position`. None, too, where it can't be read within `READ_TIMEOUT`."""
-        return await self._read_position() if self.policy.wants_position(exchange, self.node(exchange)) else None
+        return await self._read_position(exchange) if self.policy.wants_position(exchange, self.node(exchange)) else None
 
     async def _settle(self, exchange: Exchange, decide: Callable[[], Action]) -> Action:
         while True:
@@ -282,7 +324,7 @@ class AsyncGate(_Gate):
         except WatcherClosed as error:
             logger.warning("a request could not wait: %s", error)
 
-    async def _read_position(self) -> Position | None:
+    async def _read_position(self, exchange: Exchange) -> Position | None:
         """The position in the file now. None where there is none, or it can't be read: a token from older knowledge would
         promise less than the response shows."""
         with anyio.move_on_after(READ_TIMEOUT):
@@ -290,6 +332,8 @@ class AsyncGate(_Gate):
                 return await self._watcher.read_position(self.database)
             except (OSError, WatcherClosed) as error:
                 logger.warning(_UNREADABLE, error)
+                exchange.unreadable = True
                 return None
+        exchange.unreadable = True
         logger.warning("a response carries no position: it could not be read within %g s", READ_TIMEOUT)
         return None

@@ -43,7 +43,7 @@ class LateResponse:
         self._route = ""
         self._given: tuple[str, HeaderList] | None = None
         self._write: Callable[[bytes], object] | None = None
-        self._unmoved = False
+        self._unmoved = self._marked = False
         self._writes = exchange.writes and exchange.role is Role.PRIMARY
         self._number = routes.begin() if self._writes else 0
         self.replaced: BaseException | None = None
@@ -69,14 +69,24 @@ class LateResponse:
 
     def begin(self) -> Callable[[bytes], object]:
         """Tell the server, with what the response carries. Gives PEP 3333's ``write``; raises where nothing was started."""
+        self.mark()
+        if self.replaced is not None:
+            return _nowhere
         if self._write is None:
             if self._given is None:
                 raise RuntimeError("the application has not called start_response")
-            status, headers = self._given
-            if self._exchange.touched or self._exchange.written:
-                headers = headers + self._added(headers)
-            self._write = self._real(status, headers)
+            self._write = self._real(*self._given)
         return self._write
+
+    def mark(self) -> None:
+        """Find out what the response carries, if it has been started; it may have to be `replaced` instead."""
+        if self._marked or self._given is None or self.replaced is not None:
+            return
+        self._marked = True
+        status, headers = self._given
+        if self._exchange.touched or self._exchange.written:
+            self._given = status, headers + self._added(headers)
+            self.replaced = self._exchange.reset
 
     def deliver(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """The application has returned: begin, and give the body to the server. Where the application may commit in it, it
@@ -119,7 +129,7 @@ class LateResponse:
 
     def _write_now(self, data: bytes) -> object:
         """PEP 3333's ``write``: it sends at once."""
-        return self.begin()(data) if self.replaced is None else None
+        return self.begin()(data)
 
 
 class Begun:
@@ -158,6 +168,10 @@ class _Closing:
         finally:
             if then is not None:
                 then()
+
+
+def _nowhere(data: bytes) -> None:
+    """Where a response goes that is replaced."""
 
 
 def close(body: Iterable[bytes]) -> None:

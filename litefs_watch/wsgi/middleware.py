@@ -82,6 +82,7 @@ class LiteFSMiddleware:
         except BaseException:
             response.end()
             raise
+        response.mark()
         if response.replaced is not None:
             response.end()
             close(body)

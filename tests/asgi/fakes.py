@@ -43,7 +43,7 @@ class FakeWatcher:
         self.waits: list[tuple[Any, ...]] = []
         self.reads = 0
         self.lost = 0
-        self.former: Lineage | None = None
+        self.replaced = False
         self._lineage: Lineage | None = None
         self.data_dir: Path | None = None
         self.confirmed = True
@@ -74,7 +74,7 @@ class FakeWatcher:
             self._lineage = None if self.known is None else Lineage.of(self.known)
         lineage = self._lineage if self.confirmed else None
         return View(
-            self.standing, self.role is not Role.UNKNOWN and self.follows, self.known, lineage, self.former, self.data_dir
+            self.standing, self.role is not Role.UNKNOWN and self.follows, self.known, lineage, self.replaced, self.data_dir
         )
 
     def has_tx(self, txid: int | Position, database: str | None = None) -> bool:

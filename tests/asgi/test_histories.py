@@ -12,7 +12,6 @@ from litefs_watch import Position, Role
 from litefs_watch.asgi import LiteFSMiddleware, lost_transaction, mark_written
 from litefs_watch.asgi.types import Scope
 from litefs_watch.consistency import PIN, Options, Tokens, Verdict
-from litefs_watch.core.history import Lineage
 from litefs_watch.testing.ltx import ltx_file, ltx_name
 from tests.asgi.fakes import FakeWatcher, Handler, Reply, call, replica, unknown
 
@@ -173,10 +172,9 @@ async def test_what_was_here_before_a_reset_is_the_primarys_to_judge(tmp_path: P
     """A replica that has a new primary's snapshot can't tell whether its old transactions are in it. Its disk can, where
     there was no snapshot."""
     watcher = replica()
-    watcher.former = Lineage.of(UNTOLD)
+    watcher.replaced = True
     for on_timeout, status in (("replay", 409), ("stale", 409), ("error", 503)):
         assert (await ask(watcher, "GET", UNTOLD, on_timeout=on_timeout)).status == status
-    assert (await ask(watcher, "GET", Position(UNTOLD.txid, 9))).status == 200
     assert watcher.waits == []
     put_ltx(tmp_path, UNTOLD)
     watcher.data_dir = tmp_path
@@ -186,23 +184,38 @@ async def test_what_was_here_before_a_reset_is_the_primarys_to_judge(tmp_path: P
 async def test_what_the_disk_said_of_a_history_is_nothing_once_there_is_another_one(tmp_path: Path) -> None:
     """It was met by LiteFS's files, and a snapshot removed them while the handler ran."""
     watcher = FakeWatcher(Role.REPLICA, "node-b")
-    watcher.former, watcher.data_dir = Lineage.of(UNTOLD), tmp_path
+    watcher.replaced, watcher.data_dir = True, tmp_path
     put_ltx(tmp_path, UNTOLD)
     served = await ask(watcher, "GET", UNTOLD)
     assert (served.status, watcher.waits) == (200, [])
 
     def reset(scope: Scope) -> None:
-        watcher.known, watcher.former = Position(20, 8), None
+        watcher.known = Position(20, 8)
 
     assert (await ask(watcher, "GET", UNTOLD, Handler(reset))).status == 409
 
 
-async def test_a_primary_answers_for_what_was_here() -> None:
-    """Whoever takes over goes on in its own history."""
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_primary_that_can_not_tell_says_so(method: str, tmp_path: Path) -> None:
+    """It was given a snapshot before it took over: once for each token, which it replaces."""
     watcher = FakeWatcher()
-    watcher.former = Lineage.of(UNTOLD)
-    reply = await ask(watcher, "GET", UNTOLD)
+    watcher.replaced = True
+    watcher.file = Position(11, 1)
+    reply = await ask(watcher, method, UNTOLD)
     assert (reply.status, reply.header("litefs-lost"), watcher.waits) == (200, None, [])
+    assert reply.header("litefs-doubted") == f"{UNTOLD.txid:016x}"
+    assert (reply.cookie or "").startswith(f"litefs_pos={watcher.file}; ")
+    put_ltx(tmp_path, UNTOLD)
+    watcher.data_dir = tmp_path
+    assert (await ask(watcher, "GET", UNTOLD)).header("litefs-doubted") is None
+
+
+async def test_a_doubt_that_can_not_replace_the_token_is_told_at_the_next_request() -> None:
+    """The position is unreadable."""
+    watcher = FakeWatcher()
+    watcher.replaced, watcher.file = True, OSError("frozen")
+    reply = await ask(watcher, "GET", UNTOLD)
+    assert (reply.status, reply.header("litefs-doubted"), reply.cookie) == (200, None, None)
 
 
 async def test_lost_transactions_are_not_logged_each_by_itself(caplog: pytest.LogCaptureFixture) -> None:
@@ -220,7 +233,7 @@ async def test_who_was_reset_while_the_handler_ran_sends_it_to_the_primary(after
     watcher = replica()
 
     def during(scope: Scope) -> None:
-        watcher.known, watcher.former = after, Lineage.of(HERE)
+        watcher.known, watcher.replaced = after, True
 
     reply = await ask(watcher, "GET", HERE, Handler(during))
     assert (reply.status, reply.header("fly-replay"), reply.body) == (409, "instance=node-b", b"")

@@ -560,7 +560,7 @@ def test_a_snapshot_with_the_next_txid_makes_no_history(node: Driver) -> None:
     node(TxEvent(2.1, DB, at(6, 2)), read(2.2, primary="b", lag=1, positions={DB: at(6, 2)}))
     assert node.state.here[DB].where(at(5, 1)) is Where.UNTOLD
     view = node.state.view(DB)
-    assert (view.where(at(5, 1)), view.where(at(4, 1))) == (Where.DOUBTED, Where.UNTOLD)
+    assert (view.where(at(5, 1)), view.where(at(4, 1))) == (Where.DOUBTED, Where.DOUBTED)
 
 
 def test_a_transaction_of_the_new_primary_itself_goes_on_in_its_history(node: Driver) -> None:

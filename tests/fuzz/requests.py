@@ -8,7 +8,21 @@ from collections.abc import Iterator
 from string import ascii_letters, digits
 
 from litefs_watch.changes import Role, Standing
-from litefs_watch.consistency import PIN, Action, Exchange, Hold, Node, Options, Policy, Refuse, Replay, Run, Token, Wait
+from litefs_watch.consistency import (
+    PIN,
+    Action,
+    Confirm,
+    Exchange,
+    Hold,
+    Node,
+    Options,
+    Policy,
+    Refuse,
+    Replay,
+    Run,
+    Token,
+    Wait,
+)
 from litefs_watch.core.history import Lineage, View
 from litefs_watch.errors import NotPrimary
 from litefs_watch.position import Position
@@ -71,13 +85,13 @@ def _node(byte: int) -> Node:
     standing = Standing(role, PRIMARIES[byte >> 6] if role is Role.REPLICA else None)
     position = Position(LAST, checksum(LAST)) if known else None
     lineage = Lineage(FIRST, array("Q", map(checksum, range(FIRST, LAST + 1)))) if known and not byte & 32 else None
-    return Node(*standing, "node-a", position, View(standing, vouched, position, lineage).where, vouched, room)
+    return Node(*standing, "node-a", position, View(standing, vouched, position, lineage).where, vouched, room=room)
 
 
 def _settle(policy: Policy, exchange: Exchange, nodes: list[Node]) -> tuple[Action, Node]:
     """As a middleware does: each wait is made once."""
     node = nodes[0]
-    for _ in range(3):
+    for _ in range(4):
         action = policy.decide(exchange, node)
         if isinstance(action, Wait):
             assert not exchange.waited
@@ -86,11 +100,14 @@ def _settle(policy: Policy, exchange: Exchange, nodes: list[Node]) -> tuple[Acti
         elif isinstance(action, Hold):
             assert not exchange.held
             exchange.held = True
+        elif isinstance(action, Confirm):
+            assert not exchange.asked
+            exchange.asked, exchange.confirmed = True, node.role is Role.PRIMARY
         else:
             assert isinstance(action, Run | Replay | Refuse)
             return action, node
         node = nodes[1]
-    raise AssertionError("it waits a third time")
+    raise AssertionError("it waits a fourth time")
 
 
 def _is_ours(options: Options, token: Token, raw: bytes) -> None:

