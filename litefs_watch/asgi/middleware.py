@@ -76,7 +76,6 @@ class LiteFSMiddleware:
         else:
             await self._lifespan(scope, receive, send)
             return
-        scope[WATCHER_KEY] = self._watcher
         if exchange is None:
             await self.app(scope, receive, send)
             return
@@ -90,7 +89,7 @@ class LiteFSMiddleware:
 
         # The application's own: what it puts there is for who is around us, too (Litestar's hooks, tracing, metrics).
         given, scope = scope, {**scope}  # what is answered after it has run is not of what it has made of it
-        given[SCOPE_KEY] = exchange
+        given[SCOPE_KEY], given[WATCHER_KEY] = exchange, self._watcher
         request = receive if self._heedless else Body(receive)
         late = None
         if exchange.writes and exchange.role is Role.PRIMARY and kind == "http":

@@ -26,16 +26,15 @@ def anyio_backend() -> str:
 async def ask(error: Exception, watcher: FakeWatcher, status: int | None = None) -> Reply:
     app: Any = Quart("shop")
 
-    @app.route("/write")
     async def write() -> Any:
         raise error
 
+    async def answer(error: Exception) -> Any:
+        return "fine", status
+
+    app.add_url_rule("/write", view_func=write)
     if status is not None:
-
-        @app.errorhandler(500)
-        async def answer(error: Exception) -> Any:
-            return "fine", status
-
+        app.register_error_handler(500, answer)
     return await call(LiteFSMiddleware(app, watcher.watcher), "GET", "/write", [("host", "localhost")])
 
 
