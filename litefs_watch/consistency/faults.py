@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from litefs_watch.errors import NoPrimary, NotPrimary
+from litefs_watch.errors import NoPrimary, NotPrimary, TransactionLost, WaitTimeout
 
 # SQLite's messages for SQLITE_READONLY and SQLITE_IOERR: LiteFS refuses a replica's write with one or the other.
 MESSAGES = ("attempt to write a readonly database", "disk I/O error")
@@ -33,9 +33,20 @@ def is_of_database(error: BaseException) -> bool:
 
 def asks_for_primary(error: BaseException) -> NotPrimary | NoPrimary | None:
     """The `NotPrimary` or `NoPrimary` that ``error`` is, alone in however many groups."""
+    alone = _alone(error)
+    return alone if isinstance(alone, NotPrimary | NoPrimary) else None
+
+
+def waited_in_vain(error: BaseException) -> WaitTimeout | TransactionLost | None:
+    """The `WaitTimeout` or `TransactionLost` that ``error`` is, likewise."""
+    alone = _alone(error)
+    return alone if isinstance(alone, WaitTimeout | TransactionLost) else None
+
+
+def _alone(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
-    return error if isinstance(error, NotPrimary | NoPrimary) else None
+    return error
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

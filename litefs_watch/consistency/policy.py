@@ -48,7 +48,7 @@ from litefs_watch.consistency.exchange import (
     Undone,
     Wait,
 )
-from litefs_watch.consistency.faults import asks_for_primary, is_refused_write
+from litefs_watch.consistency.faults import asks_for_primary, is_refused_write, waited_in_vain
 from litefs_watch.consistency.options import Options, compile_paths
 from litefs_watch.consistency.tokens import PIN, Verdict, txid_of
 from litefs_watch.errors import WrongInstance
@@ -233,8 +233,9 @@ class Policy:
 
     @staticmethod
     def may_belong_elsewhere(error: BaseException) -> bool:
-        """Whether `failed` is to be asked: `NotPrimary`, `WrongInstance`, `NoPrimary`, and a write that SQLite refused."""
-        return asks_for_primary(error) is not None or is_refused_write(error)
+        """Whether `failed` is to be asked: `NotPrimary`, `WrongInstance`, `NoPrimary`, a write that SQLite refused, and what
+        was waited for in vain."""
+        return asks_for_primary(error) is not None or is_refused_write(error) or waited_in_vain(error) is not None
 
     def failed(self, exchange: Exchange, node: Node, error: BaseException) -> Action | None:
         """What an exception of the application calls for; None: it stays the error that it is.
@@ -244,6 +245,8 @@ class Policy:
         """
         if isinstance(error, Undone):
             return Refuse("What this request has written was lost in a fail-over, before it could be answered. Try again.")
+        if (waited := waited_in_vain(error)) is not None:
+            return self._waited_in_vain(exchange, node, waited)
         asked = asks_for_primary(error)
         if isinstance(asked, WrongInstance):
             if asked.primary == node.hostname or exchange.replayed:
@@ -253,6 +256,14 @@ class Policy:
             return None
         if node.role is Role.PRIMARY:
             return Refuse("This node has just become the primary. Try again.", str(asked))
+        return self._to_primary(exchange, node)
+
+    def _waited_in_vain(self, exchange: Exchange, node: Node, waited: Exception) -> Action | None:
+        """As ``on_timeout`` says of the waits that are ours; there is nothing stale that could be served."""
+        if exchange.wrote and node.position != exchange.before:
+            return None  # who is told to try again would write twice
+        if self.options.on_timeout == "error" or node.role is Role.PRIMARY:
+            return Refuse("What this request waits for has not come. Try again shortly.", str(waited))
         return self._to_primary(exchange, node)
 
     # When the response starts.
