@@ -105,6 +105,8 @@ class Forward:
     until the answer begins (30, or ``timeout`` where that is less). At most ``max_connections`` are open at once; where all
     are taken, uploads that are silent make room.
 
+    WebSockets need wsproto (the extra ``forward``), have ``max_connections`` of their own, and may be silent for ever.
+
     ``host`` stays the client's, so that the primary makes the same links and accepts the same hosts; ``x-forwarded-for``,
     ``-host`` and ``-proto`` are added to.
 

@@ -12,11 +12,14 @@ from litefs_watch.asgi.types import Receive, Scope, Send
 from litefs_watch.asgi.upload import Upload
 from litefs_watch.asgi.upstream import Connection, Pool
 from litefs_watch.asgi.wire_path import wire_path
-from litefs_watch.consistency import named
+from litefs_watch.consistency import Answer, named, refusal
 from litefs_watch.replay import Forward, HeaderList, as_it_came
 from litefs_watch.web.forwarding import Broken, Ended, Failed, Head, Origin, broke_off, late, unreachable
 
 logger = logging.getLogger("litefs_watch")
+
+_SCHEMES = {"https": "https", "wss": "https"}
+"""What proxies call a request's scheme, a WebSocket's, too."""
 
 
 class Forwarder:
@@ -27,10 +30,11 @@ class Forwarder:
         self._own = own
         self._tls = ssl.create_default_context() if strategy.template.startswith("https:") else None
         self._pool: Pool | None = None
+        self._websockets: Pool | None = None  # apart: they stay for as long as they like
 
     async def aclose(self) -> None:
         """Close the idle connections. The next request opens new ones."""
-        pool, self._pool = self._pool, None
+        pool, self._pool, self._websockets = self._pool, None, None
         if pool is not None:
             pool.close()
 
@@ -53,6 +57,27 @@ class Forwarder:
             raise failure
         if is_there:  # with nobody listening: some servers say that the client is gone as soon as they have the end
             await send({"type": "http.response.body", "body": b""})
+
+    async def forward_websocket(self, scope: Scope, receive: Receive, send: Send, hostname: str) -> Answer | None:
+        """Have the node ``hostname`` take a WebSocket that is not accepted yet. Where it can't, what to answer."""
+        request = _Request(self._strategy, self._own, scope, receive, hostname)
+        try:
+            from litefs_watch.asgi.websockets import Tunnel
+        except ImportError:
+            logger.warning("forwarding %s needs wsproto: pip install 'litefs-watch[forward]'", request)
+            return refusal("A WebSocket can't be sent on from here. Connect to the primary.")
+        if self._websockets is None:
+            self._websockets = Pool(self._strategy.max_connections, self._strategy.connect_timeout, self._tls)
+        if (await receive())["type"] != "websocket.connect":
+            return None
+        try:
+            async with self._websockets.place(), self._websockets.new(request.origin) as connection:
+                tunnel = Tunnel(self._strategy, connection, scope, receive, send)
+                await tunnel.run(request.target, request.headers(body=False))
+        except Failed as failure:
+            logger.warning("forwarding %s failed: %s", request, failure)
+            return failure.answer
+        return None
 
     async def _answer(self, request: _Request, pool: Pool, upload: Upload, send: Send) -> Failed | None:
         """All of it but its end. Returns what broke it off when it had begun: the server then breaks off, too."""
@@ -87,7 +112,7 @@ class _Request:
         self._own = own
 
     def __str__(self) -> str:
-        return f"{named(self.scope['method'], self.scope['path'])} to {self.hostname}"
+        return f"{named(self.scope.get('method', 'a WebSocket'), self.scope['path'])} to {self.hostname}"
 
     @property
     def target(self) -> bytes:
@@ -100,7 +125,7 @@ class _Request:
         headers = self._strategy.request_headers(
             self.scope["headers"],
             own=self._own,
-            scheme=self.scope.get("scheme", "http"),
+            scheme=_SCHEMES.get(self.scope.get("scheme", "http"), "http"),
             client=client[0] if client else None,
             body=body,
         )

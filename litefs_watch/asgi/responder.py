@@ -51,12 +51,18 @@ class Responder:
                 path = target(scope["path"], scope.get("raw_path"), scope["query_string"])
                 await _send(self._answering.answer(action.hostname, path), scope, send)
                 return
+            taken_over = receive.again if isinstance(receive, Body) else receive
+            if scope["type"] == "websocket" and self._forwarder is not None:
+                answer = await self._forwarder.forward_websocket(scope, taken_over, send, action.hostname)
+                if answer is not None:
+                    await _send(answer, scope, send)
+                return
             if self._send_on is None or scope["type"] != "http":
                 action = Refuse(*_HTTP_ONLY)
             elif isinstance(receive, Body) and receive.taken:
                 action = Refuse(*BODY_TAKEN)
             else:
-                await self._send_on(scope, receive.again if isinstance(receive, Body) else receive, send, action.hostname)
+                await self._send_on(scope, taken_over, send, action.hostname)
                 return
         if not isinstance(action, Refuse):
             raise TypeError(f"not an answer: {action}")
@@ -86,10 +92,12 @@ class Body:
                 self.taken = True
             else:
                 self._empty = message
+        elif message["type"] == "websocket.connect":
+            self._empty = message
         return message
 
     async def again(self) -> Message:
-        """``receive`` for who takes over: the end of a body that was empty comes once more."""
+        """``receive`` for who takes over: the end of a body that was empty, or a WebSocket's beginning, comes once more."""
         if self._empty is not None:
             empty, self._empty = self._empty, None
             return empty

@@ -115,6 +115,15 @@ class Pool:
         _close(closing)
         return found or await self._open(origin)
 
+    @asynccontextmanager
+    async def new(self, origin: Origin) -> AsyncIterator[Connection]:
+        """A connection that nobody uses again. Raises `Failed`."""
+        connection = await self._open(origin)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
     async def _open(self, origin: Origin) -> Connection:
         try:
             with anyio.fail_after(self._timeout):

@@ -10,7 +10,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from litefs_watch import NotPrimary, Role
-from litefs_watch.asgi import Forward, LiteFSMiddleware
+from litefs_watch.asgi import LiteFSMiddleware
 from litefs_watch.asgi.types import Message, Receive, Scope, Send
 from tests.asgi.fakes import FakeWatcher, replica, scope_of, unknown
 
@@ -124,9 +124,13 @@ async def test_after_accept_it_is_too_late() -> None:
         await connect(LiteFSMiddleware(app, replica().watcher), extensions=DENIAL)
 
 
-async def test_forwarding_knows_no_websockets() -> None:
+async def test_a_strategy_of_one_s_own_knows_no_websockets() -> None:
     """503, rather than half a connection."""
-    app = LiteFSMiddleware(echo, replica().watcher, primary_paths=["/live"], replay=Forward("http://{hostname}:1"))
+
+    async def strategy(scope: Scope, receive: Receive, send: Send, hostname: str) -> None:
+        raise AssertionError
+
+    app = LiteFSMiddleware(echo, replica().watcher, primary_paths=["/live"], replay=strategy)
     start, _ = await connect(app, extensions=DENIAL)
     assert start["status"] == 503
 
