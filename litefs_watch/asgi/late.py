@@ -50,7 +50,7 @@ class LateResponse:
         self._replace = replace  # answers instead of the application: what it has written is lost
         self._number = routes.begin()
         self._position: Position | None = None
-        self._unmoved = False
+        self._unmoved = self._marked = False
         self._held: list[Message] = []
         self._in_turn: anyio.Lock | None = None
         self._cancel_timer: Callable[[], object] | None = None
@@ -69,7 +69,8 @@ class LateResponse:
             self._cancel_timer = _call_later(seconds, self._time_is_up)
             return
         if not exchange.written and self._routes.knows(self._route):
-            exchange.late = True  # it was another one's commit that has moved it
+            exchange.late = True  # it was another one's commit that has moved it, or it commits again
+        self._marked = not exchange.written
         await self._send_marked(message)
 
     def send(self, message: Message) -> Awaitable[None]:
@@ -79,14 +80,15 @@ class LateResponse:
     async def finish(self) -> None:
         """The application has returned: what is held goes, with the position as it is now. Raises what sending it raised
         before that."""
-        now = None
         if self._in_turn is not None:
             async with self._in_turn:
                 self._stop_timer()
                 if self._held:
-                    self._position = now = await self._gate.position(self._exchange)
+                    then, self._position = self._position, await self._gate.position(self._exchange)
                     await self._release()
-        await self._look(now)
+                    self._say(then, self._position)
+        if self._marked:
+            await self._look()
         if self._error is not None:
             raise self._error
 
@@ -114,6 +116,7 @@ class LateResponse:
                 if self._is_whole(message):
                     self._held.append(message)
                     return
+                self._marked = True
                 await self._release()
         if self._exchange.answered is None:
             await self._send(message)
@@ -136,6 +139,7 @@ class LateResponse:
         async with self._in_turn:
             try:
                 if self._held:
+                    self._marked = True
                     await self._release()
             except Exception as error:  # noqa: BLE001 - the application's task is to see it
                 self._error = error
@@ -154,13 +158,14 @@ class LateResponse:
             return
         await self._send({**message, "headers": sent + added} if added else message)
 
-    async def _look(self, now: Position | None) -> None:
-        """Whether it has committed since the response started, after all."""
-        if not self._unmoved or not self._routes.wants(self._route, self._number):
-            return
-        now = now or await self._gate.position(self._exchange)
-        if now is not None and now != self._exchange.before:
-            self._routes.say(self._route, self._exchange, now)
+    async def _look(self) -> None:
+        """Whether it has committed since its response was sent."""
+        if self._position is not None and self._routes.wants(self._route, self._number, moved=not self._unmoved):
+            self._say(self._position, await self._gate.position(self._exchange))
+
+    def _say(self, then: Position | None, now: Position | None) -> None:
+        if now is not None and now != then and self._routes.wants(self._route, self._number, moved=False):
+            self._routes.say(self._route, then, now)
 
     @property
     def _route(self) -> str:

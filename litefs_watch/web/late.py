@@ -10,13 +10,15 @@ import logging
 import re
 import threading
 
-from litefs_watch.consistency import Exchange, named
-from litefs_watch.position import Position
+from litefs_watch.consistency import named
 
 logger = logging.getLogger("litefs_watch")
 
 ROUTES = 100
 """Routes that are kept in mind and logged. Where the framework doesn't tell them, a client may make up any number."""
+
+LOOKS = 3
+"""Times that a route is looked at which has committed before its response started: whether it commits again afterwards."""
 
 _NUMBERED = re.compile(r"[^/]*\d[^/]*")
 
@@ -26,6 +28,7 @@ class LateRoutes:
 
     def __init__(self) -> None:
         self._known: set[str] = set()
+        self._looks: dict[str, int] = {}
         self._lock = threading.Lock()
         self._begun = self._running = 0
 
@@ -49,12 +52,22 @@ class LateRoutes:
         """Whether the route was seen to commit late."""
         return route in self._known
 
-    def wants(self, route: str, number: int) -> bool:
-        """Whether it is worth a look whether it has committed late."""
-        return self.was_alone(number) and not self.knows(route) and len(self._known) < ROUTES
+    def wants(self, route: str, number: int, *, moved: bool) -> bool:
+        """Whether a look is worth its while, when the application is done, whether that write has committed late.
 
-    def say(self, route: str, exchange: Exchange, position: Position) -> None:
-        """It has: ``position`` is where the database is when the application is done."""
+        ``moved``: it has committed before, too. Most do so once, and are looked at a few times only.
+        """
+        if not self.was_alone(number) or self.knows(route) or len(self._known) >= ROUTES:
+            return False
+        if moved:
+            looks = self._looks.get(route, 0)
+            if looks >= LOOKS or (not looks and len(self._looks) >= ROUTES):
+                return False
+            self._looks[route] = looks + 1
+        return True
+
+    def say(self, route: str, then: object, now: object) -> None:
+        """It has: where the database was when the response started, and where it is."""
         self._known.add(route)
         logger.warning(
             "%s commits after its response has started: the database was at %s then, and is at %s now that it is done. Its "
@@ -63,8 +76,8 @@ class LateRoutes:
             "elsewhere the handler, not its background task or stream, and mark_written(request) after a commit that no "
             "write method tells of",
             route,
-            exchange.before,
-            position,
+            then,
+            now,
         )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from litefs_watch.changes import Role
 from litefs_watch.consistency import Exchange
+from litefs_watch.position import Position
 from litefs_watch.web.late import LateRoutes, route_named
 from litefs_watch.web.waiting import BlockingGate
 from litefs_watch.wsgi.environ import path_of
@@ -43,6 +44,7 @@ class LateResponse:
         self._route = ""
         self._given: tuple[str, HeaderList] | None = None
         self._write: Callable[[bytes], object] | None = None
+        self._position: Position | None = None  # that of a write, unless it says itself that it has written
         self._unmoved = self._marked = False
         self._writes = exchange.writes and exchange.role is Role.PRIMARY
         self._number = routes.begin() if self._writes else 0
@@ -97,10 +99,10 @@ class LateResponse:
         except BaseException:
             self.end()
             raise
-        if self._unmoved and not isinstance(body, list | tuple):
-            return _Closing(body, self._look)
-        self.end()
-        return body
+        if self._position is None or isinstance(body, list | tuple):  # of a list nothing of the application is to run
+            self.end()
+            return body
+        return _Closing(body, self._look)
 
     def end(self) -> None:
         """The application is done."""
@@ -110,16 +112,16 @@ class LateResponse:
     def _look(self) -> None:
         """Whether it has committed since the response began."""
         self.end()
-        if not self._routes.wants(self._route, self._number):
-            return
-        position = self._gate.position(self._exchange)
-        if position is not None and position != self._exchange.before:
-            self._routes.say(self._route, self._exchange, position)
+        if self._routes.wants(self._route, self._number, moved=not self._unmoved):
+            now = self._gate.position(self._exchange)
+            if now is not None and now != self._position:
+                self._routes.say(self._route, self._position, now)
 
     def _added(self, sent: HeaderList) -> HeaderList:
         exchange = self._exchange
         position = self._gate.position(exchange)
         if self._writes and not exchange.written:
+            self._position = position
             self._unmoved = position is not None and position == exchange.before
             exchange.late = not self._unmoved and self._routes.knows(self._route)  # it was another one's commit
         exchange.scheme = self._scheme

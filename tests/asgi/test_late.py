@@ -341,6 +341,32 @@ async def test_whose_commit_it_was_is_not_known_where_others_write(caplog: pytes
     assert caplog.messages == []
 
 
+async def test_a_route_that_commits_again_is_found_and_pinned(caplog: pytest.LogCaptureFixture) -> None:
+    """What it has committed before its response is in the token of the first one; then it is known, and pinned."""
+    watcher = FakeWatcher()
+    app = LiteFSMiddleware(routed(watcher, watcher.commit), watcher.watcher, late_commits=LONG)
+    assert token_of(await call(app, "POST", "/orders/1")) == str(Position(11, 2))
+    hear(watcher)
+    assert "the database was at 000000000000000b/0000000000000002 then, and is at 000000000000000c" in caplog.messages[0]
+    assert token_of(await call(app, "POST", "/orders/2")) == "pin"
+
+
+async def test_a_route_that_commits_once_is_looked_at_a_few_times() -> None:
+    """Each look is a read of ``-pos`` when the response is on its way; then it costs nothing any more."""
+    watcher = FakeWatcher()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        watcher.commit()
+        await send(START)
+        await send(BODY)
+
+    middleware = LiteFSMiddleware(app, watcher.watcher)
+    for _ in range(10):
+        await call(middleware, "POST")
+        hear(watcher)
+    assert watcher.reads == 10 + 3
+
+
 async def test_a_route_that_is_known_to_commit_late_is_pinned() -> None:
     """Where another write has moved the position when its response starts: its own commit is still to come."""
     watcher = FakeWatcher()

@@ -133,6 +133,17 @@ def test_whose_commit_it_was_is_not_known_where_others_write(caplog: pytest.LogC
         assert len(caplog.messages) == 1
 
 
+def test_a_route_that_commits_again_is_found_and_pinned(caplog: pytest.LogCaptureFixture) -> None:
+    """What it has committed before its response is in the token of the first one; then it is known, and pinned."""
+    with primary() as (cluster, watcher):
+        flask_app = streaming(cluster.connect)
+        flask_app.before_request(lambda: order(cluster.connect))
+        app = Client(LiteFSMiddleware(flask_app.wsgi_app, watcher))
+        assert Position.parse(token_of(app.post("/orders/1", buffered=True)) or "").txid < settled(cluster, watcher).txid
+        assert len(caplog.messages) == 1
+        assert token_of(app.post("/orders/2", buffered=True)) == "pin"
+
+
 def test_a_refused_write_in_a_teardown_is_replayed() -> None:
     """The response has not started."""
     with SimulatedCluster(size=2, lag=0.001) as cluster:
