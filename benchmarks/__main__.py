@@ -1,4 +1,4 @@
-"""``python -m benchmarks NAME``; without a name, all of them."""
+"""``python -m benchmarks NAME``; without a name, all of them but ``soak``, which takes ten minutes, and options."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ NAMES = ("wake", "burst", "waiters", "blocking", "idle", "http", "imports")
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["soak"]:
+        return int(importlib.import_module("benchmarks.soak").main(sys.argv[2:]))
     names = sys.argv[1:] or list(NAMES)
     if unknown := [name for name in names if name not in NAMES]:
-        print(f"no such benchmark: {unknown[0]}; there are {', '.join(NAMES)}", file=sys.stderr)
+        print(f"no such benchmark: {unknown[0]}; there are {', '.join(NAMES)}, and soak alone", file=sys.stderr)
         return 2
     logging.getLogger("litefs_watch").setLevel(logging.ERROR)  # some watch no directory, and say so; failures still show
     for name in names:
