@@ -39,7 +39,7 @@ OFTEN = 0.5
 MANY = 10**12
 """Requests: as many as there is time for."""
 OPTIONS = {"primary_paths": [TOUCH], "monotonic": True, "timeout": 0.25, "hold_writes": 1.0}
-"""The middlewares'. Half and a fifth of what they wait as they come: so much shorter are these faults than a real fail-over."""
+"""The middlewares'. A half and a fifth of what they wait by default, as these faults are shorter than a real fail-over."""
 IN_PROCESS = ("lose_notifications", "drop_database")
 """Faults that need the watchers, or the application, in the faults' own process."""
 WELL = 10.0

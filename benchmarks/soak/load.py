@@ -20,7 +20,7 @@ PAUSE = 0.05
 RATE = 20
 """What the faults take for requests, a second: they are to come as often on a slow machine as on a quick one."""
 CALM = 30
-"""Of these from one fault to the next, on average: about half of the time all is well."""
+"""Of these until another fault begins, on average, where none ends before."""
 GIVEN_UP = 20.0
 """Seconds after which a client gives up."""
 
