@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.soak.flat import Limit, Trend, trend
+from benchmarks.soak.machines import Usage
 
 MIB = 2.0**20
 LIMITS = (
@@ -24,20 +25,12 @@ ANSWERED = 0.5
 """Of the requests, at least: where nothing works, nothing grows."""
 
 
-@dataclass(frozen=True)
-class Sample:
+@dataclass(frozen=True, kw_only=True)
+class Sample(Usage):
     """Of one moment; latencies and requests are of the time since the sample before."""
 
     seconds: float
     """Since the start."""
-    memory: int
-    descriptors: int
-    threads: int
-    tasks: int
-    waiters: int
-    timeouts: int
-    reconnects: int
-    restarts: int
     faults: int
     """That have taken place since the start."""
     requests: int

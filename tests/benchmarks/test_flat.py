@@ -50,6 +50,15 @@ def test_a_leak_is_found_in_a_saw(seed: int) -> None:
     assert trend(THREADS, TIMES, [value + time // 20 for value, time in zip(flat, TIMES, strict=True)]).fault is not None
 
 
+@seeds
+def test_chance_is_no_trend(seed: int) -> None:
+    """A few samples that differ much may rise from the first to the last by more than what is allowed."""
+    chance = random.Random(seed)
+    found = trend(THREADS, TIMES[:40], [chance.gauss(40, 12) for _ in range(40)])
+    assert found.fault is None
+    assert found.allowed > THREADS.growth
+
+
 def test_a_step_late_in_the_run_is_found() -> None:
     """The slopes don't see it: most pairs of samples are from the time before."""
     found = trend(THREADS, TIMES, [40.0] * 240 + [60.0] * 60)
