@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable
 from functools import partial
 from typing import Unpack
 
+from litefs_watch.asgi.client import Client, ClientLeft
 from litefs_watch.asgi.late import LateResponse
 from litefs_watch.asgi.responder import Body, Responder
 from litefs_watch.asgi.types import WATCHER_KEY, App, Message, Receive, Scope, Send, Strategy
 from litefs_watch.changes import Role
-from litefs_watch.consistency import RUN, SCOPE_KEY, Exchange, OptionKeywords
+from litefs_watch.consistency import RUN, SCOPE_KEY, Exchange, OptionKeywords, named
 from litefs_watch.consistency.faults import is_of_database
 from litefs_watch.consistency.options import options_of
 from litefs_watch.replay import Answering, FlyReplay, Forward
@@ -19,6 +21,8 @@ from litefs_watch.web.checks import check_async
 from litefs_watch.web.error_signals import listen_for_reports
 from litefs_watch.web.late import LateRoutes
 from litefs_watch.web.waiting import AsyncGate
+
+logger = logging.getLogger("litefs_watch")
 
 
 class LiteFSMiddleware:
@@ -80,7 +84,13 @@ class LiteFSMiddleware:
             await self.app(scope, receive, send)
             return
         if exchange.asks and not self._gate.is_met(exchange):
-            action = await self._gate.enter(exchange)
+            client = Client(receive)
+            try:
+                action = await self._gate.enter(exchange, client.watched)
+            except ClientLeft:
+                logger.info("a client has left while %s waited: it is not run", named(exchange.method, scope["path"]))
+                return
+            receive = client.receive
             if action is not RUN:
                 await self._responder.respond(action, scope, receive, send)
                 return

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 import anyio
@@ -38,6 +38,7 @@ LOST_EVERY = 10.0
 """Seconds: lost transactions are not logged more often."""
 
 HeaderList = Iterable[tuple[bytes, bytes]]
+Watched = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 
 _NOW_PRIMARY = Refuse("This node has just become the primary. Try again.", "a write was refused, and then the role changed")
 _RESET = "this node's database was reset to an earlier state while a request read it"
@@ -280,9 +281,9 @@ class AsyncGate(_Gate):
         self._watcher = watcher
         self._disk = CallThread("litefs_watch disk")
 
-    async def enter(self, exchange: Exchange) -> Action:
-        """As `BlockingGate.enter`."""
-        return await self._settle(exchange, lambda: self._decide(exchange))
+    async def enter(self, exchange: Exchange, watched: Watched | None = None) -> Action:
+        """As `BlockingGate.enter`. ``watched`` does the waiting; it may raise where nobody wants the answer any more."""
+        return await self._settle(exchange, lambda: self._decide(exchange), watched)
 
     async def failed(self, exchange: Exchange, error: BaseException) -> Action:
         """As `BlockingGate.failed`."""
@@ -296,7 +297,7 @@ class AsyncGate(_Gate):
         """As `BlockingGate.position`. None, too, where it can't be read within `READ_TIMEOUT`."""
         return await self._read_position(exchange) if self.policy.wants_position(exchange, self.node(exchange)) else None
 
-    async def _settle(self, exchange: Exchange, decide: Callable[[], Action]) -> Action:
+    async def _settle(self, exchange: Exchange, decide: Callable[[], Action], watched: Watched | None = None) -> Action:
         while True:
             if (lookup := self._lookup(exchange)) is not None:
                 with anyio.move_on_after(READ_TIMEOUT):
@@ -305,7 +306,8 @@ class AsyncGate(_Gate):
                 return action
             self._begin_wait()
             try:
-                await self._wait(exchange, action)
+                wait = partial(self._wait, exchange, action)
+                await (wait() if watched is None else watched(wait))
             finally:
                 self._end_wait(exchange, action)
 

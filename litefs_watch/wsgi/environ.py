@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -65,6 +67,22 @@ def entity_headers_of(environ: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
 def _decoded(environ: Mapping[str, Any]) -> bytes:
     """The path without its percent-encoding."""
     return str(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1", "replace")
+
+
+def socket_of(environ: Mapping[str, Any]) -> socket.socket | None:
+    """The client's connection, with servers that tell and give it no time limit of their own."""
+    found = (environ.get(key) for key in ("gunicorn.socket", "werkzeug.socket"))
+    return next((sock for sock in found if isinstance(sock, socket.socket)), None)
+
+
+def client_has_left(environ: Mapping[str, Any]) -> bool:
+    """Whether the client has hung up, where anybody can tell: nobody reads the answer."""
+    sock = socket_of(environ)
+    if sock is None or not hasattr(select, "POLLRDHUP"):
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)  # and POLLHUP, POLLERR
+    return bool(poll.poll(0))
 
 
 class Body:

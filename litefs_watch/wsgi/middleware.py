@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Unpack
 
-from litefs_watch.consistency import RUN, SCOPE_KEY, OptionKeywords
+from litefs_watch.consistency import RUN, SCOPE_KEY, OptionKeywords, Refuse
 from litefs_watch.consistency.options import options_of
 from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.watchers.blocking import BlockingWatcher
@@ -13,12 +13,15 @@ from litefs_watch.web.checks import check_blocking
 from litefs_watch.web.error_signals import listen_for_reports
 from litefs_watch.web.late import LateRoutes
 from litefs_watch.web.waiting import BlockingGate
-from litefs_watch.wsgi.environ import LOST_KEY, Body, headers_of, path_of
+from litefs_watch.wsgi.environ import LOST_KEY, Body, client_has_left, headers_of, path_of
 from litefs_watch.wsgi.late import Begun, LateResponse, close
 from litefs_watch.wsgi.responder import Responder, Strategy
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+_LEFT = Refuse("Nobody waits for the answer.", "its client has left while it was held: it is not run")
 
 
 class LiteFSMiddleware:
@@ -57,8 +60,12 @@ class LiteFSMiddleware:
         exchange = gate.policy.begin(environ["REQUEST_METHOD"], path_of(environ), headers_of(environ))
         if exchange is None:
             return self.app(environ, start_response)
-        if exchange.asks and (action := gate.enter(exchange)) is not RUN:
-            return self._responder.respond(action, environ, start_response)
+        if exchange.asks:
+            action = gate.enter(exchange)
+            if exchange.held and client_has_left(environ):
+                action = _LEFT
+            if action is not RUN:
+                return self._responder.respond(action, environ, start_response)
 
         if self._responder.needs_body:
             environ["wsgi.input"] = Body(environ)

@@ -10,11 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from litefs_watch.web.forwarding import AT_ONCE, LINGER, QUIET, Broken, Failed, gone, silent
-from litefs_watch.wsgi.environ import Body
+from litefs_watch.wsgi.environ import Body, socket_of
 from litefs_watch.wsgi.upstream import Connection, Pool
-
-_SOCKETS = ("gunicorn.socket", "werkzeug.socket")
-"""Where servers that give no client a time limit have its connection."""
 
 
 class Upload:
@@ -24,7 +21,7 @@ class Upload:
     """
 
     def __init__(self, environ: Mapping[str, Any], body: Body, pool: Pool, stuck_for: float) -> None:
-        self._socket = next((environ[key] for key in _SOCKETS if isinstance(environ.get(key), socket.socket)), None)
+        self._socket = socket_of(environ)
         self._body = body
         self._pool = pool
         self._stuck_for = stuck_for
