@@ -282,7 +282,7 @@ class AsyncGate(_Gate):
         self._disk = CallThread("litefs_watch disk")
 
     async def enter(self, exchange: Exchange, watched: Watched | None = None) -> Action:
-        """As `BlockingGate.enter`. ``watched`` does the waiting; it may raise where nobody wants the answer any more."""
+        """As `BlockingGate.enter`. ``watched`` does the holding; it may raise where nobody wants the answer any more."""
         return await self._settle(exchange, lambda: self._decide(exchange), watched)
 
     async def failed(self, exchange: Exchange, error: BaseException) -> Action:
@@ -307,7 +307,7 @@ class AsyncGate(_Gate):
             self._begin_wait()
             try:
                 wait = partial(self._wait, exchange, action)
-                await (wait() if watched is None else watched(wait))
+                await (watched(wait) if watched is not None and isinstance(action, Hold) else wait())
             finally:
                 self._end_wait(exchange, action)
 
