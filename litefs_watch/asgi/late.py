@@ -25,8 +25,8 @@ import anyio
 
 from litefs_watch.asgi.types import Message, Scope, Send
 from litefs_watch.consistency import Exchange
-from litefs_watch.position import Position
 from litefs_watch.web.late import LateRoutes, route_named
+from litefs_watch.web.several import AsyncGates
 from litefs_watch.web.waiting import AsyncGate
 
 
@@ -35,7 +35,7 @@ class LateResponse:
 
     def __init__(
         self,
-        gate: AsyncGate,
+        gate: AsyncGate | AsyncGates,
         exchange: Exchange,
         scope: Scope,
         send: Send,
@@ -49,7 +49,7 @@ class LateResponse:
         self._routes = routes
         self._replace = replace  # answers instead of the application: what it has written is lost
         self._number = routes.begin()
-        self._position: Position | None = None
+        self._position: Any = None
         self._unmoved = self._marked = False
         self._held: list[Message] = []
         self._in_turn: anyio.Lock | None = None
@@ -163,7 +163,7 @@ class LateResponse:
         if self._position is not None and self._routes.wants(self._route, self._number, moved=not self._unmoved):
             self._say(self._position, await self._gate.position(self._exchange))
 
-    def _say(self, then: Position | None, now: Position | None) -> None:
+    def _say(self, then: Any, now: Any) -> None:
         if now is not None and now != then and self._routes.wants(self._route, self._number, moved=False):
             self._routes.say(self._route, then, now)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Unpack
 
@@ -14,12 +14,12 @@ from litefs_watch.asgi.types import WATCHER_KEY, App, Message, Receive, Scope, S
 from litefs_watch.changes import Role
 from litefs_watch.consistency import RUN, SCOPE_KEY, Exchange, OptionKeywords, named
 from litefs_watch.consistency.faults import is_of_database
-from litefs_watch.consistency.options import options_of
 from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.watchers.watcher import Watcher
 from litefs_watch.web.checks import check_async
 from litefs_watch.web.error_signals import listen_for_reports
 from litefs_watch.web.late import LateRoutes
+from litefs_watch.web.several import AsyncGates, gate_of
 from litefs_watch.web.waiting import AsyncGate
 
 logger = logging.getLogger("litefs_watch")
@@ -44,7 +44,8 @@ class LiteFSMiddleware:
     - WebSockets are denied before they are accepted where their path is one of ``primary_paths``, or the handler raises
       `NotPrimary`; all else is passed through, and no stream is held.
 
-    ``database`` is the watcher's own without it. ``replay`` is `FlyReplay` (the default), `Redirect`, `Forward`, or an
+    ``database`` is the watcher's own without it. With ``databases`` the middleware serves several: each has a cookie and a
+    header of its own, set where it was written. ``replay`` is `FlyReplay` (the default), `Redirect`, `Forward`, or an
     ``async def (scope, receive, send, hostname)`` that answers an HTTP request. The other options, with their units and
     defaults, are those of `litefs_watch.consistency.Options`.
 
@@ -58,12 +59,13 @@ class LiteFSMiddleware:
         watcher: Watcher,
         *,
         database: str | None = None,
+        databases: Sequence[str] = (),
         replay: Answering | Forward | Strategy | None = None,
         **options: Unpack[OptionKeywords],
     ) -> None:
         self.app = app
         check_async(watcher, "LiteFSMiddleware")
-        self._gate = AsyncGate(watcher, database, options_of(options))
+        self._gate = gate_of(watcher, database, databases, options, AsyncGate, AsyncGates)
         self._policy = self._gate.policy
         self._responder = Responder(FlyReplay() if replay is None else replay, self._gate.hostname)
         self._watcher = watcher
@@ -99,6 +101,8 @@ class LiteFSMiddleware:
 
         # The application's own: what it puts there is for who is around us, too (Litestar's hooks, tracing, metrics).
         given, scope = scope, {**scope}  # what is answered after it has run is not of what it has made of it
+        if SCOPE_KEY in given:  # a middleware for another database is around this one
+            exchange.outer = given[SCOPE_KEY]
         given[SCOPE_KEY], given[WATCHER_KEY] = exchange, self._watcher
         request = receive if self._heedless else Body(receive)
         late = None

@@ -9,7 +9,8 @@ The rules.
    again (the application runs on, or its route was seen to commit late), or it is unreadable. Only the primary meets a pin,
    and replaces it at the client's next request there. Where this node has ceased to be the primary meanwhile, the file may
    be of another history: then the token is where the database was at that moment. What is known to be gone by then is not
-   acknowledged at all: that is `Policy.failed`'s matter.
+   acknowledged at all: that is `Policy.failed`'s matter. Of several databases, one that has not moved needs no pin where
+   another one has.
 3. **A token never goes back**, unless what it names is lost.
 4. **What is lost is said**, by the primary alone, which has the one history that counts: the client's transaction was ahead
    or elsewhere when a look confirmed that this is the primary, and the file does not say otherwise. ``litefs-lost`` names
@@ -102,6 +103,8 @@ class Carrying:
         moved = exchange.writes and wrote and position != before
         if position is not None and (exchange.written or self._monotonic or moved):
             return position
+        if exchange.spared:
+            return position if exchange.token == PIN else None
         if wrote or exchange.written:
             return (_newer(node.position, before) if wrote and position is None else None) or pin
         replaces = exchange.token == PIN and exchange.role is Role.PRIMARY is node.role

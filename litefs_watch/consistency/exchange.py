@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -115,6 +115,8 @@ class Exchange:
     """Set by `mark_written`."""
     late = False
     """Set by the shell when the response starts: this request may commit after that, whatever the position is now."""
+    spared = False
+    """Set by the shell, of one of several databases: the position has not moved, and another one's has. It needs no pin."""
     reset: BaseException | None = None
     """Set when the response starts: this node was reset while the handler ran, to less than the client has seen, or than
     it has written (`Undone`)."""
@@ -125,6 +127,9 @@ class Exchange:
     """The TXID of a transaction that this client has seen, and that is lost: a fail-over has dropped it."""
     doubted: int | None = None
     """That of one which may be lost: the primary can't tell, since it was given the database after that."""
+
+    outer: Exchange | None = None
+    """Set by the shell: that of a middleware around this one, for another database."""
 
     started = False
     """Set by the shell when the response has started."""
@@ -235,8 +240,7 @@ def mark_written(request: Any) -> None:
     framework's, or an ASGI scope, or a WSGI environ. Where no middleware of ours is around the handler, nothing happens.
     Raises `TypeError` for what is no request.
     """
-    exchange = exchange_of(request)
-    if exchange is not None:
+    for exchange in _nested(request):
         exchange.written = True
 
 
@@ -246,8 +250,7 @@ def lost_transaction(request: Any) -> int | None:
     Only the primary knows, and only of tokens that are whole positions before the response starts. ``request`` as for
     `mark_written`; raises `TypeError` for what is none.
     """
-    exchange = exchange_of(request)
-    return None if exchange is None else exchange.lost
+    return next((exchange.lost for exchange in _nested(request) if exchange.lost is not None), None)
 
 
 def mark_failed(request: Any, error: BaseException) -> None:
@@ -258,6 +261,13 @@ def mark_failed(request: Any, error: BaseException) -> None:
     Flask does not of what an application's ``@app.errorhandler(Exception)`` answers. ``request`` as for `mark_written`;
     raises `TypeError` for what is none.
     """
-    exchange = exchange_of(request)
-    if exchange is not None:
+    for exchange in _nested(request):
         exchange.error = error
+
+
+def _nested(request: Any) -> Iterator[Exchange]:
+    """The exchange of each middleware around the handler."""
+    exchange = exchange_of(request)
+    while exchange is not None:
+        yield exchange
+        exchange = exchange.outer

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict, get_args
+from urllib.parse import quote
+from zlib import crc32
 
 from litefs_watch.consistency.tokens import COOKIE_NAME, Cookie, Format, Tokens
 from litefs_watch.errors import ConfigError
@@ -178,15 +180,40 @@ class Options:
         return Cookie(self.cookie, attributes, self.max_age)
 
 
-def options_of(given: Mapping[str, Any]) -> Options:
-    """The options that a middleware was given by keyword. Raises `ConfigError` for a value that can't work, and `TypeError`,
-    as Python does, for a name that is none."""
+def options_of(given: Mapping[str, Any], database: str | None = None) -> Options:
+    """The options that a middleware was given by keyword. Where it is for a ``database`` that is not its watcher's own, the
+    cookie and the header that it was not given are named after it, so that those of several don't meet.
+
+    Raises `ConfigError` for a value that can't work, and `TypeError`, as Python does, for a name that is none.
+    """
     known = [field.name for field in fields(Options)]
     for name in given:
         if name not in known:
-            hint = did_you_mean(name, [*known, "database", "replay", "watcher"])
+            hint = did_you_mean(name, [*known, "database", "databases", "replay", "watcher"])
             raise TypeError(f"LiteFSMiddleware() got an unexpected keyword argument {name!r}{hint}")
-    return Options(**given)
+    named = {} if database is None else {"cookie": _cookie_of(database), "header": _header_of(database)}
+    return Options(**(named | dict(given)))
+
+
+def options_of_each(given: Mapping[str, Any], databases: Sequence[str], own: str | None) -> dict[str, Options]:
+    """The options of a middleware for several databases: of each its own, ``own`` being the watcher's."""
+    if isinstance(databases, str) or not databases or len(set(databases)) < len(databases):
+        raise ConfigError(f"databases: a sequence of names, each once, not {databases!r}")
+    for name in ("cookie", "header", "accept"):
+        if given.get(name):
+            raise ConfigError(f"{name}: each of several databases has its own; use a middleware for each to name them")
+    return {database: options_of(given, None if database == own else database) for database in databases}
+
+
+def _cookie_of(database: str) -> str:
+    return f"{Options.cookie}_{quote(database, safe='', errors='surrogateescape')}"  # '%' may be in a cookie's name
+
+
+def _header_of(database: str) -> str:
+    """Only what survives WSGI, and proxies that drop underscores; two names never give the same."""
+    plain = re.fullmatch(r"[a-z0-9]+(\.[a-z0-9]+)*", database) is not None
+    name = re.sub("[^a-z0-9]+", "-", database.lower()).strip("-")
+    return f"{Options.header}-{name}" + ("" if plain else f"-{crc32(database.encode('utf-8', 'surrogateescape')):08x}")
 
 
 _FORMATS: Mapping[str, Format] = {"txnum": "decimal", "__txid": "hex"}

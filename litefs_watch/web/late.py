@@ -76,9 +76,14 @@ class LateRoutes:
             "elsewhere the handler, not its background task or stream, and mark_written(request) after a commit that no "
             "write method tells of",
             route,
-            then,
-            now,
+            _text(then),
+            _text(now),
         )
+
+
+def _text(positions: object) -> str:
+    """One, or that of each of several databases."""
+    return ", ".join(map(str, positions)) if type(positions) is tuple else str(positions)
 
 
 def route_named(method: str, path: str | None, actual: str) -> str:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from litefs_watch.changes import Role
 from litefs_watch.consistency import Exchange
-from litefs_watch.position import Position
 from litefs_watch.web.late import LateRoutes, route_named
+from litefs_watch.web.several import BlockingGates
 from litefs_watch.web.waiting import BlockingGate
 from litefs_watch.wsgi.environ import path_of
 
@@ -29,7 +29,7 @@ class LateResponse:
 
     def __init__(
         self,
-        gate: BlockingGate,
+        gate: BlockingGate | BlockingGates,
         exchange: Exchange,
         environ: Mapping[str, Any],
         real: StartResponse,
@@ -44,7 +44,7 @@ class LateResponse:
         self._route = ""
         self._given: tuple[str, HeaderList] | None = None
         self._write: Callable[[bytes], object] | None = None
-        self._position: Position | None = None  # that of a write, unless it says itself that it has written
+        self._position: Any = None  # that of a write, unless it says itself that it has written
         self._unmoved = self._marked = False
         self._writes = exchange.writes and exchange.role is Role.PRIMARY
         self._number = routes.begin() if self._writes else 0
@@ -119,7 +119,7 @@ class LateResponse:
 
     def _added(self, sent: HeaderList) -> HeaderList:
         exchange = self._exchange
-        position = self._gate.position(exchange)
+        position: Any = self._gate.position(exchange)
         if self._writes and not exchange.written:
             self._position = position
             self._unmoved = position is not None and position == exchange.before

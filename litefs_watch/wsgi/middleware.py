@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Unpack
 
 from litefs_watch.consistency import RUN, SCOPE_KEY, OptionKeywords, Refuse
-from litefs_watch.consistency.options import options_of
 from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.web.checks import check_blocking
 from litefs_watch.web.error_signals import listen_for_reports
 from litefs_watch.web.late import LateRoutes
+from litefs_watch.web.several import BlockingGates, gate_of
 from litefs_watch.web.waiting import BlockingGate
 from litefs_watch.wsgi.environ import LOST_KEY, Body, client_has_left, headers_of, path_of
 from litefs_watch.wsgi.late import Begun, LateResponse, close
@@ -45,12 +45,13 @@ class LiteFSMiddleware:
         watcher: BlockingWatcher,
         *,
         database: str | None = None,
+        databases: Sequence[str] = (),
         replay: Answering | Forward | Strategy | None = None,
         **options: Unpack[OptionKeywords],
     ) -> None:
         self.app = app
         check_blocking(watcher, "LiteFSMiddleware")
-        self._gate = BlockingGate(watcher, database, options_of(options))
+        self._gate = gate_of(watcher, database, databases, options, BlockingGate, BlockingGates)
         self._responder = Responder(FlyReplay() if replay is None else replay, self._gate.hostname)
         self._late = LateRoutes()
         listen_for_reports()
@@ -71,6 +72,8 @@ class LiteFSMiddleware:
             environ["wsgi.input"] = Body(environ)
         # The application's own: what it puts there is for who is around us, too.
         given, environ = environ, {**environ}  # Django changes what it gets: what is answered afterwards is not of that
+        if SCOPE_KEY in given:  # a middleware for another database is around this one
+            exchange.outer = given[SCOPE_KEY]
         given[SCOPE_KEY] = exchange
         if exchange.lost is not None:
             given[LOST_KEY] = exchange.lost
