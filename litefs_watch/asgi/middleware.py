@@ -14,6 +14,7 @@ from litefs_watch.asgi.types import WATCHER_KEY, App, Message, Receive, Scope, S
 from litefs_watch.changes import Role
 from litefs_watch.consistency import RUN, SCOPE_KEY, Exchange, OptionKeywords, named
 from litefs_watch.consistency.faults import is_of_database
+from litefs_watch.consistency.options import route_of
 from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.watchers.watcher import Watcher
 from litefs_watch.web.checks import check_async
@@ -76,9 +77,9 @@ class LiteFSMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind, policy = scope["type"], self._policy
         if kind == "http":
-            exchange = policy.begin(scope["method"], scope["path"], scope["headers"])
+            exchange = policy.begin(scope["method"], _route(scope), scope["headers"])
         elif kind == "websocket":
-            exchange = policy.begin_websocket(scope["path"], scope["headers"])
+            exchange = policy.begin_websocket(_route(scope), scope["headers"])
         else:
             await self._lifespan(scope, receive, send)
             return
@@ -192,6 +193,12 @@ class LiteFSMiddleware:
             await self._answer_reset(exchange, scope, receive, send)
             return
         await send({**message, "headers": sent + added} if added else message)
+
+
+def _route(scope: Scope) -> str:
+    root: str = scope.get("root_path", "")
+    path: str = scope["path"]
+    return route_of(path, root) if root else path
 
 
 async def _nothing() -> None:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Literal, TypedDict, get_args
 from urllib.parse import quote
 from zlib import crc32
@@ -108,7 +109,8 @@ class Options:
     primary_paths: Paths = ()
     """Paths that go to the primary whatever the method (but OPTIONS): for a GET that writes. Patterns in which ``*`` is
     anything, slashes included (as in the configuration of LiteFS's proxy), compiled ones, which must match the whole
-    path, or a function of the path."""
+    path, or a function of the path. The path is the application's own, decoded, and without its root path: the same on
+    every server, and where it is mounted below another."""
 
     passthrough_paths: Paths = ()
     """Paths that are left alone, in the same notation."""
@@ -223,9 +225,12 @@ _PATH = re.compile(r"/[!-:<-~]*")  # visible ASCII without the semicolon
 
 
 def compile_paths(option: str, paths: Paths) -> Callable[[str], object] | None:
-    """A function that tells whether a path is one of them; None where there are none. Raises `ConfigError`."""
+    """A function that tells whether a path is one of them; None where there are none. Raises `ConfigError`.
+
+    Slashes that are doubled, and one at the end, change nothing: many applications route such a path the same.
+    """
     if callable(paths):
-        return paths
+        return partial(_matches, paths)
     if isinstance(paths, str | re.Pattern):
         raise ConfigError(f"{option}: a sequence of patterns, not a single one: [{paths!r}]")
     alternatives = []
@@ -233,10 +238,27 @@ def compile_paths(option: str, paths: Paths) -> Callable[[str], object] | None:
         if isinstance(path, re.Pattern) and isinstance(path.pattern, str):
             alternatives.append(path.fullmatch)
         elif isinstance(path, str) and path.startswith(("/", "*")):
-            alternatives.append(re.compile(".*".join(map(re.escape, path.split("*"))), re.DOTALL).fullmatch)
+            pattern = path.rstrip("/") or "/"
+            alternatives.append(re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL).fullmatch)
         else:
             raise ConfigError(f"{option}: {path!r} is no pattern; write '/reports/*', '*.png', or re.compile(...)")
-    return (lambda path: any(matches(path) for matches in alternatives)) if alternatives else None
+    return partial(_matches, lambda path: any(matches(path) for matches in alternatives)) if alternatives else None
+
+
+def _matches(matches: Callable[[str], object], path: str) -> bool:
+    return bool(matches(path)) or bool(matches(_SLASHES.sub("/", path).rstrip("/") or "/"))
+
+
+_SLASHES = re.compile("//+")
+
+
+def route_of(path: str, root_path: str) -> str:
+    """The path that an application routes by, as Starlette has it: without the ``root_path`` of its server, or of who has
+    mounted it, which some servers put before it, and others don't."""
+    root = root_path.rstrip("/")
+    if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
+        return path[len(root) :] or "/"
+    return path
 
 
 def _is(pattern: re.Pattern[str], text: object) -> bool:

@@ -143,7 +143,7 @@ class LiteFSMiddleware:
         """None where the request is to be left alone."""
         scope = getattr(request, "scope", None)
         headers = headers_of(request.META) if scope is None else scope["headers"]
-        exchange = self._gate.policy.begin(request.method or "GET", request.path, headers)
+        exchange = self._gate.policy.begin(request.method or "GET", request.path_info, headers)
         if exchange is not None:
             request.META[SCOPE_KEY] = exchange
         return exchange

@@ -22,6 +22,12 @@ def path_of(environ: Mapping[str, Any]) -> str:
     return _decoded(environ).decode("utf-8", "replace")
 
 
+def route_of(environ: Mapping[str, Any]) -> str:
+    """The path that the application routes by, decoded: without the prefix of its server, or of who has mounted it."""
+    path = str(environ.get("PATH_INFO", "")).encode("latin-1", "replace").decode("utf-8", "replace")
+    return path or "/"
+
+
 def target_of(environ: Mapping[str, Any]) -> str:
     """Path and query, percent-encoded."""
     return target(_decoded(environ).decode("utf-8", "surrogateescape"), raw_path_of(environ), query_of(environ))

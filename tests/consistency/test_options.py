@@ -102,6 +102,15 @@ def test_a_secret_is_not_printed() -> None:
         ([re.compile(r"/item/\d+")], "/item/7/edit", False),
         (lambda path: path.startswith("/x"), "/xy", True),
         (lambda path: path.startswith("/x"), "/yx", False),
+        (["/admin/*"], "//admin///users", True),
+        (["/report"], "/report/", True),
+        (["/report/"], "/report", True),
+        (["/report/"], "/report//", True),
+        (["/report"], "/reports", False),
+        (["/"], "//", True),
+        (["/"], "/x", False),
+        ([re.compile(r"/item/\d+")], "//item/7/", True),
+        (lambda path: path == "/x", "//x/", True),
     ],
 )
 def test_paths(patterns: Any, path: str, matches: bool) -> None:
