@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
@@ -23,7 +24,9 @@ async def connect(app: Any, path: str = "/live", **others: Any) -> list[Message]
     incoming: list[Message] = [{"type": "websocket.connect"}]
 
     async def receive() -> Message:
-        return incoming.pop(0) if incoming else {"type": "websocket.disconnect", "code": 1000}
+        if not incoming:
+            await anyio.sleep_forever()  # the client stays
+        return incoming.pop(0)
 
     async def send(message: Message) -> None:
         sent.append(message)
