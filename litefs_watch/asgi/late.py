@@ -68,7 +68,7 @@ class LateResponse:
             self._held.append(message)
             self._cancel_timer = _call_later(seconds, self._time_is_up)
             return
-        if not exchange.written and self._routes.knows(self._route):
+        if self._routes and not exchange.written and self._routes.knows(self._route):
             exchange.late = True  # it was another one's commit that has moved it, or it commits again
         self._marked = not exchange.written
         await self._send_marked(message)
@@ -160,7 +160,8 @@ class LateResponse:
 
     async def _look(self) -> None:
         """Whether it has committed since its response was sent."""
-        if self._position is not None and self._routes.wants(self._route, self._number, moved=not self._unmoved):
+        alone = self._position is not None and self._routes.was_alone(self._number)
+        if alone and self._routes.wants(self._route, self._number, moved=not self._unmoved):
             self._say(self._position, await self._gate.position(self._exchange))
 
     def _say(self, then: Any, now: Any) -> None:

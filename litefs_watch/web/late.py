@@ -10,7 +10,7 @@ import logging
 import re
 import threading
 
-from litefs_watch.consistency import named
+from litefs_watch.printable import safe
 
 logger = logging.getLogger("litefs_watch")
 
@@ -52,6 +52,10 @@ class LateRoutes:
         """Whether the route was seen to commit late."""
         return route in self._known
 
+    def __bool__(self) -> bool:
+        """Whether any was."""
+        return bool(self._known)
+
     def wants(self, route: str, number: int, *, moved: bool) -> bool:
         """Whether a look is worth its while, when the application is done, whether that write has committed late.
 
@@ -75,7 +79,7 @@ class LateRoutes:
             'Depends(get_session, scope="function") in FastAPI; in Flask, the view or after_request, and no generator; '
             "elsewhere the handler, not its background task or stream, and mark_written(request) after a commit that no "
             "write method tells of",
-            route,
+            safe(route),
             _text(then),
             _text(now),
         )
@@ -89,4 +93,4 @@ def _text(positions: object) -> str:
 def route_named(method: str, path: str | None, actual: str) -> str:
     """What a route is called: its ``path`` with its parameters, where the framework tells; else the request's, in which a
     part with a digit is taken for a parameter."""
-    return named(method, path if path is not None else _NUMBERED.sub("*", actual))
+    return f"{method} {path if path is not None else _NUMBERED.sub('*', actual)}"

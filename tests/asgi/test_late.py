@@ -323,6 +323,14 @@ async def test_without_a_route_numbers_are_parameters(caplog: pytest.LogCaptureF
     assert len(caplog.messages) == 100
 
 
+async def test_a_path_cannot_write_lines_into_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """It is the client's."""
+    watcher = FakeWatcher()
+    app = LiteFSMiddleware(app_of(START, BODY, after=lambda: watcher.commit()), watcher.watcher, late_commits=LONG)
+    await call(app, "POST", "/a\nERROR root")
+    assert caplog.messages[0].startswith(r"POST /a\nERROR root commits")
+
+
 async def test_whose_commit_it_was_is_not_known_where_others_write(caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is said of a route while another write runs: that one's commit may be what is seen."""
     watcher = FakeWatcher()
