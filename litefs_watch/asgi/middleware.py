@@ -107,7 +107,7 @@ class LiteFSMiddleware:
         given[SCOPE_KEY], given[WATCHER_KEY] = exchange, self._watcher
         request = receive if self._heedless else Body(receive)
         late = None
-        if exchange.writes and exchange.role is Role.PRIMARY and kind == "http":
+        if exchange.writes and exchange.before is not None and exchange.role is Role.PRIMARY and kind == "http":
             replace = partial(self._answer_reset, exchange, scope, request, send)
             late = LateResponse(self._gate, exchange, given, send, self._late, replace)
 

@@ -46,7 +46,7 @@ class LateResponse:
         self._write: Callable[[bytes], object] | None = None
         self._position: Any = None  # that of a write, unless it says itself that it has written
         self._unmoved = self._marked = False
-        self._writes = exchange.writes and exchange.role is Role.PRIMARY
+        self._writes = exchange.writes and exchange.before is not None and exchange.role is Role.PRIMARY
         self._number = routes.begin() if self._writes else 0
         self.replaced: BaseException | None = None
         """The error behind a response that is another node's to give. Nothing of it is sent."""
