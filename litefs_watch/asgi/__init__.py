@@ -1,6 +1,7 @@
 """Read your own writes, for every ASGI application: Starlette, FastAPI, Litestar, Quart, Django.
 
 - `middleware`: `LiteFSMiddleware`, a thin shell around `litefs_watch.consistency`.
+- `late`: holds a response whose commit may still come.
 - `responder`: how a request that can't run here is answered, on HTTP and before a WebSocket is accepted.
 - `forwarder`: sends a request on to the primary, and streams the answer back.
 - `lifespan`: `LifespanMiddleware`, for frameworks without a lifespan.

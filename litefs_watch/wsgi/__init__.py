@@ -1,6 +1,7 @@
 """Read your own writes, for every WSGI application: Flask, Django, Bottle, Falcon, and others, in threads that are real.
 
 - `middleware`: `LiteFSMiddleware`, a thin shell around `litefs_watch.consistency`.
+- `late`: starts a response when the application has returned.
 - `environ`: a request taken apart.
 - `responder`: how a request that can't run here is answered.
 - `forwarder`: sends a request on to the primary, and streams the answer back.
