@@ -7,12 +7,14 @@ from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Unpack
 
+import anyio
+
 from litefs_watch.asgi.client import Client, ClientLeft
 from litefs_watch.asgi.late import LateResponse
 from litefs_watch.asgi.responder import Body, Responder
 from litefs_watch.asgi.types import WATCHER_KEY, App, Message, Receive, Scope, Send, Strategy
 from litefs_watch.changes import Role
-from litefs_watch.consistency import RUN, SCOPE_KEY, Exchange, OptionKeywords, named
+from litefs_watch.consistency import RUN, SCOPE_KEY, Exchange, OptionKeywords, Refuse, named
 from litefs_watch.consistency.faults import is_of_database
 from litefs_watch.consistency.options import route_of
 from litefs_watch.replay import Answering, FlyReplay, Forward
@@ -24,6 +26,10 @@ from litefs_watch.web.several import AsyncGates, gate_of
 from litefs_watch.web.waiting import AsyncGate
 
 logger = logging.getLogger("litefs_watch")
+
+_STOPPING = Refuse("This node is being stopped. Try again shortly.", "the server was stopped while it was held")
+_LAST_WORD = 1.0
+"""Seconds for saying so: a server that stops waits no longer than its own grace, which may be less than a hold lasts."""
 
 
 class LiteFSMiddleware:
@@ -90,6 +96,10 @@ class LiteFSMiddleware:
             client = Client(receive)
             try:
                 action = await self._gate.enter(exchange, client.watched)
+            except anyio.get_cancelled_exc_class():
+                with anyio.move_on_after(_LAST_WORD, shield=True):
+                    await self._responder.respond(_STOPPING, scope, client.receive, send)
+                raise
             except ClientLeft:
                 logger.info("a client has left while %s waited: it is not run", named(exchange.method, scope["path"]))
                 return

@@ -54,3 +54,13 @@ def test_a_held_write_whose_client_has_left_is_not_run(port: int) -> None:
         for sock in (first, second):
             assert sock.recv(12) == b"HTTP/1.1 200"
     assert sorted(ask(port, "bodies")) == ["in two pieces.......", "waits"]
+
+
+@pytest.mark.parametrize("server", ["hypercorn", "hypercorn-trio"])
+def test_a_server_that_stops_ends_what_is_held(server: str) -> None:
+    """Whose grace is less than a hold lasts: 503, which says that trying again is safe, and not 500."""
+    with serve(server, "tests.held_app:app") as port:
+        waiting = post(port, b"waits")
+        ask(port, "held")
+    with waiting:
+        assert waiting.recv(12) == b"HTTP/1.1 503"
