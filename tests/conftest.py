@@ -53,6 +53,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background
 Watcher(Settings("/nowhere"))  # what the first watcher imports and builds reads files: once, and not in a test
 
 
+@pytest.fixture(scope="session", autouse=True)
+def ordinary_clusters() -> Iterator[None]:
+    """A simulated cluster that isn't asked for FUSE mounts does without: they take half a second to start, and more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("litefs_watch.testing.cluster.fuse_available", lambda: "it was not asked for")
+        yield
+
+
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -99,7 +99,7 @@ class Demo:
         self._began = time.monotonic()
         self._ended: float | None = None
         self._event_at = self._began
-        self._cluster = SimulatedCluster(size=len(LAGS), regions=REGIONS, lag=LAGS[1])
+        self._cluster = SimulatedCluster(size=len(LAGS), regions=REGIONS, lag=LAGS[1], fuse=False)
         self._may_write = anyio.Lock()  # held during the fail-over, as an application would hold its writes
         self._written_at = self._began
         self._writer: NodeFigures | None = None

@@ -16,6 +16,7 @@ from typing import Any
 from litefs_watch.position import Position
 from litefs_watch.testing.commits import publishing_connection
 from litefs_watch.testing.files import empty_database
+from litefs_watch.testing.fuse import fuse_available
 from litefs_watch.testing.leadership import LedNodes
 from litefs_watch.testing.node import SimulatedNode, random_checksum
 from litefs_watch.testing.replication import Member
@@ -28,12 +29,18 @@ class SimulatedCluster(LedNodes):
     there, and ``lag`` seconds later it is in the replicas' files, then in their ``-pos``, then in their event streams. On a
     replica a write fails with 'attempt to write a readonly database', and an open transaction stops replication.
 
-    **When a TXID shows.** For connections from `connect`, or made with ``factory=cluster.connection_class``, it is in the
-    primary's ``-pos`` before the COMMIT returns, as on LiteFS. What others commit, in this process or another one, is seen
-    within some 2 ms, and `sync` makes it so at once; such commits may share a TXID when they are that close.
+    **When a TXID shows.** On FUSE mounts, as on LiteFS: each commit that has returned, of whatever connection in whatever
+    process, is in the ``-pos`` that is read after it. So an application needs no change to read its own writes.
 
-    ``hostnames`` wins over ``size``; ``regions`` are the nodes' Fly.io regions, in the same order. ``fuse=True`` gives the
-    nodes FUSE mounts, in which each database is a symbolic link. Needs Linux.
+    In ordinary directories nothing tells that a ``-pos`` is about to be read. There it holds for connections from `connect`,
+    or made with ``factory=cluster.connection_class``, and for what asks the node's HTTP API first; what others commit shows
+    some 2 ms after it, more on a busy machine, and whoever reads ``-pos`` before, reads an older position: **a read of one's
+    own write may then be stale, as it never is on LiteFS.** `sync` makes it so at once. Such commits may share a TXID when
+    they are that close.
+
+    ``fuse`` says which: True gives the nodes FUSE mounts (root, ``/dev/fuse``), in which each database is a symbolic link;
+    False ordinary directories, which start sooner; None FUSE where it can be had (`fuse_available`). ``hostnames`` wins over
+    ``size``; ``regions`` are the nodes' Fly.io regions, in the same order. Needs Linux.
     """
 
     def __init__(
@@ -45,13 +52,15 @@ class SimulatedCluster(LedNodes):
         databases: Iterable[str] = ("app.db",),
         regions: Sequence[str] = (),
         directory: str | Path | None = None,
-        fuse: bool = False,
+        fuse: bool | None = None,
     ) -> None:
         if not sys.platform.startswith("linux"):
             raise RuntimeError(f"a simulated cluster needs Linux (open-file-description locks), and this is {sys.platform}")
         names = list(hostnames or (f"node-{chr(ord('a') + number)}" for number in range(size)))
         if not names or len(set(names)) < len(names):
             raise ValueError(f"a cluster needs one node at least, and each hostname once, not {names!r}")
+        self.fuse = fuse_available() is None if fuse is None else fuse
+        """Whether the nodes have FUSE mounts."""
         base = Path(directory or tempfile.mkdtemp(prefix="litefs-watch-"))
         self._remove = weakref.finalize(self, shutil.rmtree, base, ignore_errors=True) if directory is None else None
         positions = {n: Position(1, random_checksum()) for n in ([databases] if isinstance(databases, str) else databases)}
@@ -62,7 +71,7 @@ class SimulatedCluster(LedNodes):
                 hostname=name,
                 primary=names[0] if index else None,
                 databases=positions,
-                fuse=fuse,
+                fuse=self.fuse,
                 region=regions[index] if index < len(regions) else None,
             )
             node.on_promote = partial(self._spawn, partial(self.hand_over, name))

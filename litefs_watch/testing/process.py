@@ -5,6 +5,7 @@ What it shows while it runs is the business of `litefs_watch.testing.node`.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import weakref
@@ -128,7 +129,7 @@ class NodeProcess(ABC):
 
     def start(self) -> Self:
         """Mount and serve. Raises `RuntimeError` when it runs already or FUSE can't be used, `OSError` for a taken port."""
-        with self._lock:
+        with contextlib.ExitStack() as undo, self._lock:
             if self._running:
                 raise RuntimeError(f"the simulated node {self.hostname!r} is running already")
             before, self._server = self._server, self._new_server()
@@ -136,22 +137,21 @@ class NodeProcess(ABC):
             self._server.start(self._port)
             self._port = self._server.port
             self._running = True
-        try:
-            with self._lock:
-                self._staging.start()
-                self._mount.before_read = self.on_look
-                self._mount.start()
-                self._show_everything()
-        except BaseException:
-            self.stop()
-            raise
+            undo.callback(self.stop)  # without the lock
+            # The lock stays: what happened in between would have no mount in which to show.
+            self._staging.start()
+            self._mount.before_read = self.on_look
+            self._mount.start()
+            self._show_everything()
+            undo.pop_all()
         return self
 
     def stop(self) -> None:
         """A clean stop: streams end, the port refuses, and the mount's place is an empty ordinary directory."""
         self._end()
         self._mount.stop()
-        self._staging.remove()
+        with self._lock:  # what is committed on the disk of a node that is down goes through there
+            self._staging.remove()
 
     def kill(self) -> None:
         """What SIGKILL leaves: no port; with FUSE a mount that answers ENOTCONN, else the directory as it is."""
