@@ -65,25 +65,25 @@ def stale_reads(primary: str, replica: str, client_number: int) -> list[str]:
     return stale
 
 
-def check(urls: list[str]) -> None:
+def check(primary: str, replica: str) -> None:
     with ThreadPoolExecutor(CLIENTS) as pool:
-        found = pool.map(lambda number: stale_reads(*urls, number), range(CLIENTS))
+        found = pool.map(lambda number: stale_reads(primary, replica, number), range(CLIENTS))
         assert [title for stale in found for title in stale] == []
     with httpx2.Client(timeout=30) as client:  # and it is the cookie that does it
-        client.post(f"{urls[0]}/todos/last").raise_for_status()
+        client.post(f"{primary}/todos/last").raise_for_status()
         client.cookies.clear()
-        assert "last" not in client.get(f"{urls[1]}/todos").raise_for_status().json()
+        assert "last" not in client.get(f"{replica}/todos").raise_for_status().json()
 
 
 @pytest.mark.parametrize("framework", MAKERS)
 def test_an_application_in_another_process_reads_its_own_writes(todos: SimulatedCluster, framework: str) -> None:
     """Whatever it writes with; without its cookie it does not, so it is not the lag that is short."""
     with ExitStack() as stack:
-        check([elsewhere(stack, framework, node) for node in todos.nodes])
+        check(*[elsewhere(stack, framework, node) for node in todos.nodes])
 
 
 @pytest.mark.parametrize("framework", ASGI)
 def test_an_application_in_this_process_reads_its_own_writes(todos: SimulatedCluster, framework: str) -> None:
     """The process of the simulator."""
     with ExitStack() as stack:
-        check([stack.enter_context(serve_here(MAKERS[framework](node.settings()))) for node in todos.nodes])
+        check(*[stack.enter_context(serve_here(MAKERS[framework](node.settings()))) for node in todos.nodes])

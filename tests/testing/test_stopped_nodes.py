@@ -31,7 +31,12 @@ def test_what_is_staged_is_not_taken_away(tmp_path: Path, monkeypatch: pytest.Mo
     """While a node stops, nobody is between writing a file and putting it into place."""
     node = SimulatedNode(tmp_path).start()
     remove, seen = node._staging.remove, []
-    monkeypatch.setattr(node._staging, "remove", lambda: (seen.append(is_free(node._lock)), remove()))
+
+    def look_and_remove() -> None:
+        seen.append(is_free(node._lock))
+        remove()
+
+    monkeypatch.setattr(node._staging, "remove", look_and_remove)
     node.stop()
     assert seen == [False]
     node.commit()

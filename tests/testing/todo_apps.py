@@ -134,7 +134,7 @@ def litestar(settings: Settings) -> Any:
     )
     watcher = Watcher(settings)
     database.get_engine()  # looks for the file: not on the event loop
-    site = litestar.Litestar(
+    site: Any = litestar.Litestar(
         [litestar.post("/todos/{title:str}")(add), litestar.get("/todos")(titles)],
         plugins=[SQLAlchemyPlugin(config=database)],
         lifespan=[watcher.lifespan],
@@ -175,7 +175,7 @@ def quart(settings: Settings) -> Any:
     """aiosqlite in Quart."""
     import quart
 
-    site = quart.Quart(__name__)
+    site: Any = quart.Quart(__name__)
 
     async def add(title: str) -> Any:
         await _add(_path(settings), title)
