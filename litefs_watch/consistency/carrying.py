@@ -22,6 +22,7 @@ The rules.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from litefs_watch.changes import Role
@@ -74,7 +75,10 @@ class Carrying:
         elif exchange.doubted is not None:
             added.append((DOUBTED_HEADER, b"%016x" % exchange.doubted))
         in_header, cookies = self._said(exchange, token, everywhere=seen is not None)
-        return added + in_header + cookies + _said_to_caches(sent, self._depends(exchange, cookies), private=bool(cookies))
+        sent = list(sent)
+        exposed = _exposed(sent, [name for name, _ in added + in_header])
+        caches = _said_to_caches(sent, self._depends(exchange, cookies), private=bool(cookies))
+        return added + in_header + exposed + cookies + caches
 
     def _is_doubtful(self, exchange: Exchange, node: Node) -> bool:
         """Whether the primary may have lost what the client has seen; a pin it replaces."""
@@ -147,16 +151,28 @@ def _newer(known: Position | None, before: Position | None) -> Position | None:
     return known if known is not None and before is not None and known.txid > before.txid else None
 
 
+def _exposed(sent: HeaderList, ours: list[bytes]) -> HeaderList:
+    """Scripts of other origins may read our headers, where the application lets them read its answer (CORS)."""
+    if not ours or all(name.lower() != b"access-control-allow-origin" for name, _ in sent):
+        return []
+    return [(b"access-control-expose-headers", b", ".join(ours))]
+
+
 def _said_to_caches(sent: Iterable[tuple[bytes, bytes]], vary: set[bytes], *, private: bool) -> HeaderList:
-    """``cache-control: private``, unless the application has said anything; ``vary``, unless it has said so already."""
+    """``cache-control: private``, unless the application has said anything else than that everybody may have it: our cookie
+    is one client's. ``vary``, unless it has said so already."""
     if not private and not vary:
         return []
     for name, value in sent:
         field = name.lower()
         if field == b"cache-control":
-            private = False
+            private = private and _SHARED.search(value.lower()) is not None
         elif field == b"vary":
             said = {each.strip().lower() for each in value.split(b",")}
             vary = set() if b"*" in said else vary - said
     added = [(b"cache-control", b"private")] if private else []
     return [*added, (b"vary", b", ".join(sorted(vary)))] if vary else added
+
+
+# RFC 9111, 5.2.2: with `private` no shared cache stores it, whatever else is said.
+_SHARED = re.compile(rb"\b(public|s-maxage)\b")

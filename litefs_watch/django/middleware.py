@@ -228,6 +228,8 @@ def _add(response: HttpResponse, added: list[tuple[bytes, bytes]]) -> None:
             response.cookies.load(text)  # so that Django's test client, and middlewares further out, know of it
         elif name == b"vary":
             patch_vary_headers(response, text.split(", "))
+        elif name == b"access-control-expose-headers" and (said := response.headers.get("Access-Control-Expose-Headers")):
+            response.headers["Access-Control-Expose-Headers"] = f"{said}, {text}"
         else:
             response.headers[name.decode("latin-1")] = text
 

@@ -289,3 +289,22 @@ async def test_an_error_page_after_a_commit_carries_the_position() -> None:
     watcher = FakeWatcher()
     reply = await ask(watcher, "POST", handler=Handler(lambda scope: watcher.commit(), status=502))
     assert (reply.status, reply.cookie) == (502, SET_11)
+
+
+@pytest.mark.parametrize("said", [b"public, max-age=60", b"S-MaxAge=60", b"max-age=60,public"])
+async def test_a_cookie_is_not_left_to_shared_caches(said: bytes) -> None:
+    """``private`` is added to what the application says, and counts, whatever else is said (RFC 9111, 5.2.2.7)."""
+    watcher = FakeWatcher()
+    handler = Handler(lambda _: watcher.commit(), headers=[(b"cache-control", said)])
+    reply = await call(LiteFSMiddleware(handler, watcher.watcher), "POST")
+    assert reply.all("cache-control") == [said.decode(), "private"]
+
+
+async def test_scripts_of_other_origins_may_read_the_token() -> None:
+    """Where the application lets them read its answer."""
+    for headers, exposed in (([], []), ([(b"Access-Control-Allow-Origin", b"*")], ["litefs-txid"])):
+        watcher = FakeWatcher()
+        handler = Handler(lambda _: watcher.commit(), headers=headers)  # noqa: B023 - it is called at once
+        reply = await call(LiteFSMiddleware(handler, watcher.watcher), "POST")
+        assert reply.header("litefs-txid") is not None
+        assert reply.all("access-control-expose-headers") == exposed
