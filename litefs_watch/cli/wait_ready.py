@@ -75,6 +75,8 @@ async def command(settings: Settings, as_json: bool, max_lag: float, timeout: fl
 
 def missing(status: Status, max_lag: float) -> str | None:
     """Why the node is not ready, in one line; None where it is."""
+    if "mount" in status.faults:
+        return status.faults["mount"]
     if status.role is Role.UNKNOWN:
         why = "; ".join(reasons(status))
         return f"no primary is known ({why})" if why else "no primary is known"

@@ -73,7 +73,8 @@ class TxWaiter(Waiter[Position]):
     def late(self, state: NodeState) -> str:
         here = state.positions.get(self.database)
         if here is None:
-            seen = "it has not been seen"
+            others = ", ".join(sorted(state.positions)[:10]).replace("{", "{{").replace("}", "}}")
+            seen = f"it has not been seen (there are {others})" if others else "it has not been seen"
         elif here.txid < self.txid:
             seen = f"it is at {here.txid}"
         elif self.position is not None and state.view(self.database).where(self.position) is Where.ELSEWHERE:

@@ -77,6 +77,20 @@ def current_mount_kind(directory: Path) -> Mount:
     return mount_kind(directory, mountinfo)
 
 
+def litefs_mounts() -> list[str]:
+    """Where LiteFS is mounted on this machine."""
+    try:
+        mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    except OSError:
+        return []
+    found = []
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        if after.split(" ")[:2] == ["fuse", "litefs"]:
+            found.append(before.split(" ")[4])
+    return found
+
+
 class Directory:
     """Reads the files that LiteFS shows. Each file is opened anew: a held descriptor keeps its first answer."""
 
@@ -84,6 +98,8 @@ class Directory:
         self.path = path
         self.answered_at = float("-inf")
         """When a file last answered, on the clock of `time.monotonic`: a look at many of them takes its time."""
+        self.mounts: list[str] = []
+        """Where LiteFS is mounted, if not here: as of the last look at the list of mounts."""
         self._device = -1
         self._kind = Mount.ORDINARY
         self._recheck_at = 0.0
@@ -144,6 +160,7 @@ class Directory:
         device = os.stat(self.path).st_dev
         if device != self._device or now >= self._recheck_at:
             self._device, self._kind, self._recheck_at = device, current_mount_kind(self.path), now + RECHECK_INTERVAL
+            self.mounts = [] if self._kind is Mount.LITEFS else litefs_mounts()
         return self._kind
 
     def positions(self, databases: Iterable[str]) -> tuple[PositionsRead, dict[str, str]]:

@@ -17,6 +17,7 @@ from litefs_watch.settings import Settings
 from litefs_watch.sources import Health, Source
 from litefs_watch.sources.directory import Directory
 from litefs_watch.sources.files import FolderWatch
+from litefs_watch.sources.misplaced import misplaced
 from litefs_watch.sources.reread import Reread
 from litefs_watch.sources.stream import EventStream
 from litefs_watch.status import SourceStatus
@@ -58,6 +59,8 @@ class Supervisor:
         self._answered = anyio.Event()
         self._restarts = 0
         self._mount: Mount | None = None  # at the last look
+        self._misplaced: str | None = None  # why this can't be LiteFS's mount, if LiteFS answers
+        self._warned = False
         self._directory = Directory(litefs_dir)
         self._reread = Reread(
             self._directory,
@@ -122,7 +125,10 @@ class Supervisor:
 
     @property
     def faults(self) -> dict[str, str]:
-        return dict(self._reread.faults)
+        faults = dict(self._reread.faults)
+        if self._misplaced is not None and self._stream.health.alive:
+            faults.setdefault("mount", self._misplaced)
+        return faults
 
     @property
     def counts(self) -> Counts:
@@ -157,10 +163,18 @@ class Supervisor:
         self._answered_at = time.monotonic()
         if not self._answered.is_set():
             self._answered.set()
+        if isinstance(reading, DirectoryRead):
+            self._check_place(reading)
         if isinstance(reading, DirectoryRead) and reading.mount is not self._mount:
             self._mount = reading.mount
             self._files.stir()
         self._publish(reading)
+
+    def _check_place(self, read: DirectoryRead) -> None:
+        self._misplaced = misplaced(self._directory.path, read, self._directory.mounts)
+        if self._misplaced is not None and self._stream.health.alive and not self._warned:
+            self._warned = True
+            logger.warning("%s", self._misplaced)
 
     def _look_and_stir(self) -> None:
         """The stream came, went, or said something that it can't mean."""
