@@ -14,7 +14,7 @@ from litefs_watch.asgi.late import LateResponse
 from litefs_watch.asgi.responder import Body, Responder
 from litefs_watch.asgi.types import WATCHER_KEY, App, Message, Receive, Scope, Send, Strategy
 from litefs_watch.changes import Role
-from litefs_watch.consistency import RUN, SCOPE_KEY, Exchange, OptionKeywords, Refuse, named
+from litefs_watch.consistency import ERROR, RUN, SCOPE_KEY, Exchange, OptionKeywords, Refuse, named
 from litefs_watch.consistency.faults import is_of_database
 from litefs_watch.consistency.options import route_of
 from litefs_watch.replay import Answering, FlyReplay, Forward
@@ -109,6 +109,8 @@ class LiteFSMiddleware:
                 return
             if exchange.lost is not None:
                 scope.setdefault("state", {})["litefs_lost"] = exchange.lost
+        else:
+            self._gate.admit(exchange)
 
         # The application's own: what it puts there is for who is around us, too (Litestar's hooks, tracing, metrics).
         given, scope = scope, {**scope}  # what is answered after it has run is not of what it has made of it
@@ -143,9 +145,11 @@ class LiteFSMiddleware:
                 return
             held = late is not None and await late.take_back()
             if (held or not exchange.started) and self._gate.is_fault_of_node(exchange, error):
-                exchange.answered = error
-                await self._answer_error(exchange, error, scope, request, send)
-                return
+                if await self._answer_error(exchange, error, scope, request, send):
+                    return
+                if exchange.committed is not None and kind == "http" and (not held or is_of_database(error)):
+                    await self._send_error(exchange, scope, request, send)
+                    raise
             if late is not None and not is_of_database(error):
                 await late.finish()
             raise
@@ -171,9 +175,20 @@ class LiteFSMiddleware:
         http = message["type"] == "http.response.start"
         error = exchange.hidden_error(message["status"] if http else 500) if message["type"] != "websocket.accept" else None
         if error is not None and self._gate.is_fault_of_node(exchange, error):
-            exchange.answered = error
-            return self._answer_error(exchange, error, scope, receive, send)
-        if late is not None:
+            return self._replace(exchange, error, message, scope, receive, send, late)
+        return self._begin(exchange, message, scope, receive, send, late)
+
+    def _begin(
+        self,
+        exchange: Exchange,
+        message: Message,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        late: LateResponse | None,
+    ) -> Awaitable[None]:
+        http = message["type"] == "http.response.start"
+        if late is not None and http:
             return late.start(message)
         if http and (exchange.touched or exchange.written):
             exchange.scheme = scope.get("scheme", "http")
@@ -186,10 +201,36 @@ class LiteFSMiddleware:
         finally:
             await self._responder.aclose()
 
+    async def _replace(
+        self,
+        exchange: Exchange,
+        error: BaseException,
+        message: Message,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        late: LateResponse | None,
+    ) -> None:
+        """Answer instead of the application, if its ``error`` calls for that; else send its ``message``."""
+        if not await self._answer_error(exchange, error, scope, receive, send):
+            await self._begin(exchange, message, scope, receive, send, late)
+
     async def _answer_error(
         self, exchange: Exchange, error: BaseException, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        await self._responder.respond(await self._gate.failed(exchange, error), scope, receive, send)
+    ) -> bool:
+        """Whether it has answered; else the error stays the application's."""
+        if (action := await self._gate.failed(exchange, error)) is None:
+            return False
+        exchange.answered = error
+        await self._responder.respond(action, scope, receive, send)
+        return True
+
+    async def _send_error(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        """What the server would send for an exception, with our headers; the exception goes on into its log."""
+        exchange.started = True
+        start = {"type": "http.response.start", "status": ERROR.status, "headers": ERROR.headers}
+        await self._send_marked(exchange, start, scope, receive, send)
+        await send({"type": "http.response.body", "body": ERROR.body})
 
     async def _answer_reset(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         if exchange.reset is not None:

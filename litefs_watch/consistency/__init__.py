@@ -10,7 +10,7 @@
 No framework, no I/O, no clock: `litefs_watch.asgi`, ``wsgi`` and ``django`` do what is decided here.
 """
 
-from litefs_watch.consistency.answers import Answer, named, refusal
+from litefs_watch.consistency.answers import ERROR, Answer, named, refusal
 from litefs_watch.consistency.carrying import SAFE_METHODS
 from litefs_watch.consistency.exchange import (
     RUN,
@@ -19,6 +19,7 @@ from litefs_watch.consistency.exchange import (
     Confirm,
     Exchange,
     Hold,
+    Look,
     Node,
     Refuse,
     Replay,
@@ -35,6 +36,7 @@ from litefs_watch.consistency.policy import Policy
 from litefs_watch.consistency.tokens import PIN, Cookie, Token, Tokens, Verdict
 
 __all__ = [
+    "ERROR",
     "PIN",
     "RUN",
     "SAFE_METHODS",
@@ -45,6 +47,7 @@ __all__ = [
     "Cookie",
     "Exchange",
     "Hold",
+    "Look",
     "Node",
     "OptionKeywords",
     "Options",

@@ -29,6 +29,10 @@ class Answer:
         return cls(status, tuple(given), body)
 
 
+ERROR = Answer.of(500, text="Internal Server Error\n")
+"""What servers answer for an exception of the application's."""
+
+
 def named(method: str, path: str) -> str:
     """What the log calls a request: one line, whatever stands in the path, which is a client's, and decoded."""
     return f"{method} {safe(path)}"

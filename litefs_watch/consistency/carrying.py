@@ -18,6 +18,8 @@ The rules.
    the database after that: ``litefs-doubted``.
 5. **A cookie is deleted where it is no token**: it can never be met.
 6. **What depends on a token says so to caches**, and what carries one is for its client alone.
+7. **What may have been done is said**, and its client is pinned: ``litefs-committed`` names the last transaction in which it
+   can be, of a request that failed on a node which was the primary when it began.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from litefs_watch.position import Position, Where
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "QUERY"))
 STALE_HEADER = (b"litefs-stale", b"true")
 LOST_HEADER = b"litefs-lost"
+COMMITTED_HEADER = b"litefs-committed"
 DOUBTED_HEADER = b"litefs-doubted"
 
 HeaderList = list[tuple[bytes, bytes]]
@@ -53,6 +56,8 @@ class Carrying:
 
     def wants_position(self, exchange: Exchange, node: Node) -> bool:
         """Whether `headers` needs the position as it is in the file now."""
+        if exchange.committed is not None:
+            return False
         if exchange.written or self._monotonic:
             return True
         if exchange.role is not Role.PRIMARY:
@@ -74,6 +79,8 @@ class Carrying:
             added.append((LOST_HEADER, b"%016x" % exchange.lost))
         elif exchange.doubted is not None:
             added.append((DOUBTED_HEADER, b"%016x" % exchange.doubted))
+        if exchange.committed is not None:
+            added.append((COMMITTED_HEADER, b"%016x" % exchange.committed))
         in_header, cookies = self._said(exchange, token, everywhere=seen is not None)
         sent = list(sent)
         exposed = _exposed(sent, [name for name, _ in added + in_header])
@@ -100,6 +107,8 @@ class Carrying:
         """Rules 1 and 2: the token of what this response has written or shown; None where it needs none."""
         before, wrote = exchange.before, exchange.wrote
         pin = PIN if self._tokens.can_pin and not node.standalone else None
+        if exchange.committed is not None:
+            return pin
         if wrote and node.role is not Role.PRIMARY and exchange.lost is None:
             return _newer(node.led, before) or pin
         if exchange.late and wrote and pin is not None:

@@ -128,6 +128,16 @@ class Exchange:
     doubted: int | None = None
     """That of one which may be lost: the primary can't tell, since it was given the database after that."""
 
+    admitted: tuple[Role, Position | None] | None = None
+    """Set by the shell where nothing was to be decided: role and position when it was let in."""
+    looked = False
+    """Set by the shell when `Look` is over, however it ended …"""
+    after: Position | None = None
+    """… and the position that it has read then from the file; None where it could not."""
+    committed: int | None = None
+    """Of a request that was let in as PRIMARY, and that failed since this node is not any more: what it has committed, if it
+    has, is in a transaction up to this one. It is not sent on: it would run twice."""
+
     outer: Exchange | None = None
     """Set by the shell: that of a middleware around this one, for another database."""
 
@@ -202,6 +212,14 @@ class Confirm:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """Look anew whether this node is the primary, for at most ``timeout`` seconds, and then where the database is; set
+    ``looked``, and ``after``; decide again."""
+
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
 class Replay:
     """Send it to the node ``hostname``, which is safe to print into a header or an address."""
 
@@ -216,7 +234,7 @@ class Refuse:
     detail: str = ""
 
 
-Action = Run | Wait | Hold | Confirm | Replay | Refuse
+Action = Run | Wait | Hold | Confirm | Look | Replay | Refuse
 RUN = Run()
 
 

@@ -24,6 +24,9 @@ The rules.
 4. **Who may not wait** (too many do, or the TXID is absurdly far ahead) is treated as if the time had passed. A pin waits
    for nothing: only the primary meets it.
 5. **Another history is never served**, whatever ``on_timeout`` says.
+6. **What may have committed runs once.** A request that was let in as PRIMARY, and that fails since this node is not any
+   more, goes on only where the position has not moved since, by the file and by the stream; else its error stays, and says
+   so. A write that is refused on what seems to be the primary makes it look anew.
 
 What a response carries has rules of its own: `litefs_watch.consistency.carrying`.
 """
@@ -42,6 +45,7 @@ from litefs_watch.consistency.exchange import (
     Exchange,
     Headers,
     Hold,
+    Look,
     Node,
     Refuse,
     Replay,
@@ -241,22 +245,38 @@ class Policy:
         """What an exception of the application calls for; None: it stays the error that it is.
 
         `Undone`, `NotPrimary`, `WrongInstance` and `NoPrimary` anywhere; a write that SQLite refused, on all nodes but the
-        primary. After a `Hold`, set ``exchange.held`` and call it again. Never `RUN`: the handler has run already.
+        primary. After a `Hold` and a `Look` call it again. Never `RUN`: the handler has run already.
         """
         if isinstance(error, Undone):
             return Refuse("What this request has written was lost in a fail-over, before it could be answered. Try again.")
         if (waited := waited_in_vain(error)) is not None:
             return self._waited_in_vain(exchange, node, waited)
         asked = asks_for_primary(error)
-        if isinstance(asked, WrongInstance):
-            if asked.primary == node.hostname or exchange.replayed:
-                return Refuse("This request belongs on another node, and was sent here.", str(asked))
-            return self._replay(asked.primary)
-        if asked is None and (node.role is Role.PRIMARY or not is_refused_write(error)):
+        if isinstance(asked, WrongInstance) and not exchange.writes:  # chosen by the handler, before it does anything
+            return self._to_instance(exchange, node, asked)
+        if asked is None and not is_refused_write(error):
             return None
+        role, before = exchange.admitted or (exchange.role, exchange.before)
+        led = role is Role.PRIMARY and error is not exchange.reset
+        if not exchange.looked and (led or (node.role is Role.PRIMARY and asked is None)):
+            return Look(max(self.options.timeout, self.options.hold_writes))
+        if asked is None and node.role is Role.PRIMARY and not exchange.held:
+            return None
+        if led and not (before is not None and before == exchange.after == node.position):
+            known = (before, exchange.after, node.position)
+            exchange.committed = max((each.txid for each in known if each is not None), default=0)
+            exchange.touched = True
+            return None
+        if isinstance(asked, WrongInstance):
+            return self._to_instance(exchange, node, asked)
         if node.role is Role.PRIMARY:
-            return Refuse("This node has just become the primary. Try again.", str(asked))
+            return Refuse("This node has just become the primary. Try again.", str(asked or "a write was refused before"))
         return self._to_primary(exchange, node)
+
+    def _to_instance(self, exchange: Exchange, node: Node, asked: WrongInstance) -> Action:
+        if asked.primary == node.hostname or exchange.replayed:
+            return Refuse("This request belongs on another node, and was sent here.", str(asked))
+        return self._replay(asked.primary)
 
     def _waited_in_vain(self, exchange: Exchange, node: Node, waited: Exception) -> Action | None:
         """As ``on_timeout`` says of the waits that are ours; there is nothing stale that could be served."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.conf import settings as django_settings
+from django.core.handlers.exception import response_for_exception
 from django.db import OperationalError, connections, router
 from django.http import HttpRequest, HttpResponse
 from django.utils.cache import patch_vary_headers
@@ -16,6 +17,7 @@ from litefs_watch.changes import Role
 from litefs_watch.consistency import RUN, SCOPE_KEY, Action, Answer, Exchange, Refuse, Replay, exchange_of, named, refusal
 from litefs_watch.consistency.faults import MESSAGES
 from litefs_watch.django.conf import get_awaitable_watcher, get_watcher, load_or_refuse
+from litefs_watch.django.quiet import keep_replays_quiet
 from litefs_watch.replay import Answering, target
 from litefs_watch.web.error_signals import listen_for_reports
 from litefs_watch.web.waiting import AsyncGate, BlockingGate
@@ -31,9 +33,9 @@ class LiteFSMiddleware:
 
     What `litefs_watch.asgi.LiteFSMiddleware` does, configured by the setting ``LITEFS_WATCH`` (`litefs_watch.django.conf`).
     A request waits before whatever opens a transaction or reads a session. A session in the database that was modified
-    counts as a write. A view's refused write, `NotPrimary` and `NoPrimary` never become an error page, nor a mail to
-    ``ADMINS``. What is lost is in ``META`` as ``litefs_watch.lost``. Sync under WSGI; under ASGI async, where no thread
-    waits with a request.
+    counts as a write. Where a refused write, `NotPrimary` or `NoPrimary` of a view or of another middleware becomes the
+    replay, it is neither logged as an error nor mailed to ``ADMINS``. What is lost is in ``META`` as ``litefs_watch.lost``.
+    Sync under WSGI; under ASGI async, where no thread waits with a request.
 
     Raises `ImproperlyConfigured` when Django builds its handler and ``LITEFS_WATCH`` can't work.
     """
@@ -49,6 +51,7 @@ class LiteFSMiddleware:
             markcoroutinefunction(self)
         self._configure()
         listen_for_reports()
+        keep_replays_quiet()
 
     def _configure(self) -> None:
         configuration = load_or_refuse()
@@ -60,6 +63,7 @@ class LiteFSMiddleware:
             self._async_strategy = replay if iscoroutinefunction(replay) else sync_to_async(replay)
         watcher = get_watcher()
         self._gate = BlockingGate(watcher, None, configuration.options)
+        self._policy = self._gate.policy
         self._awaitable = get_awaitable_watcher()
         self._async_gate = AsyncGate(self._awaitable, None, configuration.options)
         self._watcher = watcher  # last: other threads ask whether it is still the one
@@ -79,15 +83,20 @@ class LiteFSMiddleware:
             if (action := self._gate.enter(exchange)) is not RUN:
                 return self._answer(request, action)
             _tell_lost(exchange, request)
+        else:
+            self._gate.admit(exchange)
         try:
             response = self.get_response(request)
         except Exception as error:  # DEBUG_PROPAGATE_EXCEPTIONS
-            if not self._gate.is_fault_of_node(exchange, error):
+            if not self._policy.may_belong_elsewhere(error) or (answer := self._gate.failed(exchange, error)) is None:
                 raise
-            return self._answer(request, self._gate.failed(exchange, error))
+            return self._answer(request, answer)
         _look(exchange, request, response)
         if (fault := self._fault(exchange, response)) is not None:
-            return self._answer(request, self._gate.failed(exchange, fault))
+            if (answer := self._gate.failed(exchange, fault)) is not None:
+                return self._answer(request, answer)
+            response = _own(request, response, fault)
+        exchange.speak()
         if exchange.touched or exchange.written:
             added = self._gate.headers(exchange, _sent(response))
             if exchange.reset is not None:
@@ -115,15 +124,23 @@ class LiteFSMiddleware:
             if (action := await self._async_gate.enter(exchange)) is not RUN:
                 return await self._answer_async(request, action)
             _tell_lost(exchange, request)
+        else:
+            self._gate.admit(exchange)
         try:
             response = await self.get_response(request)
         except Exception as error:  # as above
-            if not self._gate.is_fault_of_node(exchange, error):
+            if not self._policy.may_belong_elsewhere(error):
                 raise
-            return await self._answer_async(request, await self._async_gate.failed(exchange, error))
+            if (answer := await self._async_gate.failed(exchange, error)) is None:
+                raise
+            return await self._answer_async(request, answer)
         _look(exchange, request, response)
         if (fault := self._fault(exchange, response)) is not None:
-            return await self._answer_async(request, await self._async_gate.failed(exchange, fault))
+            if (answer := await self._async_gate.failed(exchange, fault)) is not None:
+                return await self._answer_async(request, answer)
+            response = await sync_to_async(_own)(request, response, fault)
+        if exchange.withheld:
+            await sync_to_async(exchange.speak)()
         if exchange.touched or exchange.written:
             added = await self._async_gate.headers(exchange, _sent(response))
             if exchange.reset is not None:
@@ -134,10 +151,12 @@ class LiteFSMiddleware:
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """What a view raised: Django would log it as an error, and mail it to ``ADMINS``."""
         exchange = exchange_of(request)
-        if exchange is None or not self._gate.is_fault_of_node(exchange, exception):
+        if exchange is None or not self._policy.may_belong_elsewhere(exception):
             return None
+        if Role.PRIMARY in (exchange.role, self._watcher.role):
+            return None  # it may stay an error: Django makes its page, which `quiet` keeps out of the log for the time being
         exchange.error = exception
-        return HttpResponse(status=500)  # the answer takes its place when it comes through `__call__`
+        return _Withheld(status=500)  # the answer takes its place when it comes through `__call__`
 
     def _begin(self, request: HttpRequest) -> Exchange | None:
         """None where the request is to be left alone."""
@@ -152,7 +171,7 @@ class LiteFSMiddleware:
         """The exception behind an error page which says that the request belongs elsewhere."""
         self._gate.look_back(exchange)
         error = exchange.reset or (exchange.error if response.status_code >= 400 else None)
-        return error if error is not None and self._gate.is_fault_of_node(exchange, error) else None
+        return error if error is not None and self._policy.may_belong_elsewhere(error) else None
 
     def _warn_in_transaction(self, exchange: Exchange) -> None:
         if self._warned or exchange.token is None or self._watcher.role is not Role.REPLICA:
@@ -166,25 +185,40 @@ class LiteFSMiddleware:
                     connection.alias,
                 )
 
-    def _answer(self, request: HttpRequest, action: Action) -> HttpResponse:
+    def _answer(self, request: HttpRequest, action: Action | None) -> HttpResponse:
         if isinstance(action, Replay) and self._strategy is not None:
             own: HttpResponse = self._strategy(request, action.hostname)
             return own
         return self._ours(request, action)
 
-    async def _answer_async(self, request: HttpRequest, action: Action) -> HttpResponse:
+    async def _answer_async(self, request: HttpRequest, action: Action | None) -> HttpResponse:
         if isinstance(action, Replay) and self._async_strategy is not None:
             own: HttpResponse = await self._async_strategy(request, action.hostname)
             return own
         return self._ours(request, action)
 
-    def _ours(self, request: HttpRequest, action: Action) -> HttpResponse:
+    def _ours(self, request: HttpRequest, action: Action | None) -> HttpResponse:
         if isinstance(action, Replay) and self._answering is not None:
             return _to_response(self._answering.answer(action.hostname, _target(request)))
         if not isinstance(action, Refuse):
             raise TypeError(f"not an answer: {action}")
         logger.warning("503 for %s: %s %s", named(request.method or "GET", request.path), action.reason, action.detail)
         return _to_response(refusal(action.reason))
+
+
+class _Withheld(HttpResponse):
+    """In place of an error page that is not wanted."""
+
+
+def _own(request: HttpRequest, response: HttpResponse, error: BaseException) -> HttpResponse:
+    """The application's own response: the error page after all, where this node has become the primary meanwhile."""
+    if not isinstance(response, _Withheld):
+        return response
+    try:
+        raise error  # noqa: TRY301 - Django's handler asks for the exception that is being handled
+    except Exception as raised:  # noqa: BLE001
+        page: HttpResponse = response_for_exception(request, raised)
+        return page
 
 
 def _tell_lost(exchange: Exchange, request: HttpRequest) -> None:

@@ -238,6 +238,11 @@ class Run:
         supervisor = self.supervisor
         return self.board.view(database, supervisor.data_dir if supervisor else None, everything=supervisor is None)
 
+    def glance(self, database: str) -> tuple[Role, Position | None]:
+        """Role and position, for each request that asks for nothing. Takes no lock: the two may be of different moments."""
+        state = self.board.state
+        return state.standing.role, state.positions.get(database)
+
     def has_position(self, database: str, position: Position) -> bool:
         """Whether that very position is here. Takes no lock."""
         lineage = self.board.state.here.get(database)

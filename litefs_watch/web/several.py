@@ -41,6 +41,7 @@ class Joint(Exchange):
             self.touched = self.touched or exchange.touched
             self.lost = exchange.lost if self.lost is None else self.lost
             self.reset = self.reset or exchange.reset
+            self.committed = exchange.committed if self.committed is None else self.committed
         self.before = tuple(exchange.before for exchange in self.each)  # type: ignore[assignment]
 
 
@@ -85,6 +86,11 @@ class _Gates:
         """As `AsyncGate.is_met`: of all."""
         asking = [(gate, each) for gate, each in zip(self._all, _joint(exchange), strict=True) if each.asks]
         return all(gate.is_met(each) for gate, each in asking)
+
+    def admit(self, exchange: Exchange) -> None:
+        """As `AsyncGate.admit`."""
+        for gate, each in zip(self._all, _joint(exchange), strict=True):
+            gate.admit(each)
 
     def look_back(self, exchange: Exchange) -> None:
         """As `AsyncGate.look_back`."""
@@ -131,9 +137,16 @@ class BlockingGates(_Gates):
             exchange.gather()
         return RUN
 
-    def failed(self, exchange: Exchange, error: BaseException) -> Action:
-        """As `BlockingGate.failed`."""
-        return self._gates[0].failed(_joint(exchange)[0], error)
+    def failed(self, exchange: Exchange, error: BaseException) -> Action | None:
+        """As `BlockingGate.failed`: what may have committed to one of them is not sent on."""
+        actions = (gate.failed(each, error) for gate, each in zip(self._gates, _joint(exchange), strict=True))
+        action = None
+        for action in actions:
+            if action is None:
+                break
+        if isinstance(exchange, Joint):
+            exchange.gather()
+        return action
 
     def position(self, exchange: Exchange) -> Positions | None:
         """As `BlockingGate.position`: of each. None where all are."""
@@ -158,9 +171,16 @@ class AsyncGates(_Gates):
             exchange.gather()
         return RUN
 
-    async def failed(self, exchange: Exchange, error: BaseException) -> Action:
-        """As `AsyncGate.failed`."""
-        return await self._gates[0].failed(_joint(exchange)[0], error)
+    async def failed(self, exchange: Exchange, error: BaseException) -> Action | None:
+        """As `BlockingGates.failed`."""
+        action = None
+        for gate, each in zip(self._gates, _joint(exchange), strict=True):
+            action = await gate.failed(each, error)
+            if action is None:
+                break
+        if isinstance(exchange, Joint):
+            exchange.gather()
+        return action
 
     async def headers(self, exchange: Exchange, sent: Iterable[tuple[bytes, bytes]]) -> HeaderList:
         """As `AsyncGate.headers`."""

@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from typing import TypeVar
 
 import anyio
 
 from litefs_watch.changes import Role
-from litefs_watch.consistency import PIN, Action, Confirm, Exchange, Hold, Node, Options, Policy, Refuse, Token, Wait
+from litefs_watch.consistency import PIN, Action, Confirm, Exchange, Hold, Look, Node, Options, Policy, Token, Wait
 from litefs_watch.consistency.exchange import Undone
 from litefs_watch.consistency.tokens import is_beyond
 from litefs_watch.core.history import Lineage, View
@@ -37,10 +38,11 @@ READ_TIMEOUT = 1.0
 LOST_EVERY = 10.0
 """Seconds: lost transactions are not logged more often."""
 
+Waiting = Wait | Hold | Confirm | Look
+ActionT = TypeVar("ActionT", Action, Action | None)
 HeaderList = Iterable[tuple[bytes, bytes]]
 Watched = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 
-_NOW_PRIMARY = Refuse("This node has just become the primary. Try again.", "a write was refused, and then the role changed")
 _RESET = "this node's database was reset to an earlier state while a request read it"
 _UNSURE = "nothing tells which position this node's database had when a request read it"
 _PAST = (Where.UNTOLD, Where.DOUBTED)
@@ -113,6 +115,11 @@ class _Gate:
         except WatcherClosed:
             return False
 
+    def admit(self, exchange: Exchange) -> None:
+        """Before the application runs, where nothing is to be decided: what `failed` needs to know later."""
+        with contextlib.suppress(WatcherClosed):
+            exchange.admitted = self._known.run.glance(self.database)
+
     def look_back(self, exchange: Exchange) -> None:
         """When a response starts: whether what the request waited for is here still. A node that comes back from a fail-over
         is reset, and what was read then is of neither history; such a read goes to the primary, which can tell."""
@@ -184,15 +191,17 @@ class _Gate:
         with self._counting:
             self._waiting += 1
 
-    def _end_wait(self, exchange: Exchange, action: Wait | Hold | Confirm) -> None:
+    def _end_wait(self, exchange: Exchange, action: Waiting) -> None:
         with self._counting:
             self._waiting -= 1
         if isinstance(action, Wait):
             exchange.waited = True
         elif isinstance(action, Hold):
             exchange.held = True
-        else:
+        elif isinstance(action, Confirm):
             exchange.asked = True
+        else:
+            exchange.looked = True
 
     def headers_at(self, exchange: Exchange, position: Position | None, sent: HeaderList) -> list[tuple[bytes, bytes]]:
         """What is added to the headers that the application has ``sent``, at that position. Where ``exchange.reset`` is set
@@ -206,11 +215,11 @@ class _Gate:
     def _decide(self, exchange: Exchange) -> Action:
         return self.policy.decide(exchange, self.node(exchange))
 
-    def _fail(self, exchange: Exchange, error: BaseException) -> Action:
-        return self.policy.failed(exchange, self.node(exchange), error) or _NOW_PRIMARY
+    def _fail(self, exchange: Exchange, error: BaseException) -> Action | None:
+        return self.policy.failed(exchange, self.node(exchange), error)
 
     def is_fault_of_node(self, exchange: Exchange, error: BaseException) -> bool:
-        """Whether the exception says that the request belongs elsewhere, so that `failed` is to answer it."""
+        """Whether the exception may say that the request belongs elsewhere, so that `failed` is to be asked."""
         return self.policy.failed(exchange, self.node(exchange), error) is not None
 
 
@@ -221,12 +230,18 @@ class BlockingGate(_Gate):
         super().__init__(watcher, database, options)
         self._watcher = watcher
 
+    def admit(self, exchange: Exchange) -> None:
+        """As for event loops; but nothing is started for a request that asks for nothing."""
+        if self._watcher.running:
+            super().admit(exchange)
+
     def enter(self, exchange: Exchange) -> Action:
         """Before the application runs: what is decided, after all waits."""
         return self._settle(exchange, lambda: self._decide(exchange))
 
-    def failed(self, exchange: Exchange, error: BaseException) -> Action:
-        """What answers an exception that `is_fault_of_node`, after all waits."""
+    def failed(self, exchange: Exchange, error: BaseException) -> Action | None:
+        """What answers an exception that `is_fault_of_node`, after all waits; None: the application's own response, with our
+        `headers`."""
         return self._settle(exchange, lambda: self._fail(exchange, error))
 
     def headers(self, exchange: Exchange, sent: HeaderList) -> list[tuple[bytes, bytes]]:
@@ -237,24 +252,28 @@ class BlockingGate(_Gate):
         """The position now, for `headers_at`. None where it is not wanted, or can't be read."""
         return self._read_position(exchange) if self.policy.wants_position(exchange, self.node(exchange)) else None
 
-    def _settle(self, exchange: Exchange, decide: Callable[[], Action]) -> Action:
+    def _settle(self, exchange: Exchange, decide: Callable[[], ActionT]) -> ActionT:
         while True:
             if (lookup := self._lookup(exchange)) is not None:
                 exchange.found = lookup()
-            if not isinstance(action := decide(), Wait | Hold | Confirm):
+            if not isinstance(action := decide(), Waiting):
                 return action
             self._begin_wait()
             try:
                 self._wait(exchange, action)
+                if isinstance(action, Look):
+                    exchange.after = self._read_position(exchange)
             finally:
                 self._end_wait(exchange, action)
 
-    def _wait(self, exchange: Exchange, action: Wait | Hold | Confirm) -> None:
+    def _wait(self, exchange: Exchange, action: Waiting) -> None:
         try:
             if isinstance(action, Wait):
                 self._watcher.wait_for_tx(action.token, database=self.database, timeout=action.timeout)
             elif isinstance(action, Confirm):
                 exchange.confirmed = self._watcher.confirm_primary(database=self.database, timeout=action.timeout)
+            elif isinstance(action, Look):
+                self._watcher.confirm_primary(database=self.database, timeout=action.timeout)
             elif action.here:
                 self._watcher.wait_for_role(Role.PRIMARY, timeout=action.timeout)
             else:
@@ -285,7 +304,7 @@ class AsyncGate(_Gate):
         """As `BlockingGate.enter`. ``watched`` does the holding; it may raise where nobody wants the answer any more."""
         return await self._settle(exchange, lambda: self._decide(exchange), watched)
 
-    async def failed(self, exchange: Exchange, error: BaseException) -> Action:
+    async def failed(self, exchange: Exchange, error: BaseException) -> Action | None:
         """As `BlockingGate.failed`."""
         return await self._settle(exchange, lambda: self._fail(exchange, error))
 
@@ -297,26 +316,30 @@ class AsyncGate(_Gate):
         """As `BlockingGate.position`. None, too, where it can't be read within `READ_TIMEOUT`."""
         return await self._read_position(exchange) if self.policy.wants_position(exchange, self.node(exchange)) else None
 
-    async def _settle(self, exchange: Exchange, decide: Callable[[], Action], watched: Watched | None = None) -> Action:
+    async def _settle(self, exchange: Exchange, decide: Callable[[], ActionT], watched: Watched | None = None) -> ActionT:
         while True:
             if (lookup := self._lookup(exchange)) is not None:
                 with anyio.move_on_after(READ_TIMEOUT):
                     exchange.found = await self._disk.run(lookup)
-            if not isinstance(action := decide(), Wait | Hold | Confirm):
+            if not isinstance(action := decide(), Waiting):
                 return action
             self._begin_wait()
             try:
                 wait = partial(self._wait, exchange, action)
                 await (watched(wait) if watched is not None and isinstance(action, Hold) else wait())
+                if isinstance(action, Look):
+                    exchange.after = await self._read_position(exchange)
             finally:
                 self._end_wait(exchange, action)
 
-    async def _wait(self, exchange: Exchange, action: Wait | Hold | Confirm) -> None:
+    async def _wait(self, exchange: Exchange, action: Waiting) -> None:
         try:
             if isinstance(action, Wait):
                 await self._watcher.wait_for_tx(action.token, database=self.database, timeout=action.timeout)
             elif isinstance(action, Confirm):
                 exchange.confirmed = await self._watcher.confirm_primary(database=self.database, timeout=action.timeout)
+            elif isinstance(action, Look):
+                await self._watcher.confirm_primary(database=self.database, timeout=action.timeout)
             elif action.here:
                 await self._watcher.wait_for_role(Role.PRIMARY, timeout=action.timeout)
             else:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from http import HTTPStatus
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from litefs_watch.changes import Role
-from litefs_watch.consistency import Exchange
+from litefs_watch.consistency import Action, Answer, Exchange
 from litefs_watch.web.late import LateRoutes, route_named
 from litefs_watch.web.several import BlockingGates
 from litefs_watch.web.waiting import BlockingGate
@@ -48,8 +49,8 @@ class LateResponse:
         self._unmoved = self._marked = False
         self._writes = exchange.writes and exchange.before is not None and exchange.role is Role.PRIMARY
         self._number = routes.begin() if self._writes else 0
-        self.replaced: BaseException | None = None
-        """The error behind a response that is another node's to give. Nothing of it is sent."""
+        self.replaced: Action | None = None
+        """What answers instead of a response that is another node's to give. Nothing of it is sent."""
 
     @property
     def begun(self) -> bool:
@@ -62,7 +63,8 @@ class LateResponse:
             return self._real(status, headers, exc_info) if exc_info else self._real(status, headers)
         gate.look_back(exchange)
         error = exchange.hidden_error(int(status[:3]))
-        self.replaced = error if error is not None and gate.is_fault_of_node(exchange, error) else None
+        belongs = error is not None and gate.is_fault_of_node(exchange, error)
+        self.replaced = gate.failed(exchange, error) if error is not None and belongs else None
         self._given = status, headers  # and no exc_info: it would be about a start that the server has not been told of
         exchange.started = True
         if self._writes:
@@ -88,7 +90,13 @@ class LateResponse:
         status, headers = self._given
         if self._exchange.touched or self._exchange.written:
             self._given = status, headers + self._added(headers)
-            self.replaced = self._exchange.reset
+            if self._exchange.reset is not None:
+                self.replaced = self._gate.failed(self._exchange, self._exchange.reset)
+
+    def replace(self, answer: Answer) -> None:
+        """Tell the server of another one, with what it carries."""
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
+        self._real(f"{answer.status} {HTTPStatus(answer.status).phrase}", headers + self._added(headers))
 
     def deliver(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """The application has returned: begin, and give the body to the server. Where the application may commit in it, it

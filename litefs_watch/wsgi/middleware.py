@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Unpack
 
-from litefs_watch.consistency import RUN, SCOPE_KEY, OptionKeywords, Refuse
+from litefs_watch.consistency import ERROR, RUN, SCOPE_KEY, OptionKeywords, Refuse
 from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.web.checks import check_blocking
@@ -20,6 +21,7 @@ from litefs_watch.wsgi.responder import Responder, Strategy
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+logger = logging.getLogger("litefs_watch")
 
 _LEFT = Refuse("Nobody waits for the answer.", "its client has left while it was held: it is not run")
 
@@ -68,6 +70,9 @@ class LiteFSMiddleware:
             if action is not RUN:
                 return self._responder.respond(action, environ, start_response)
 
+        else:
+            gate.admit(exchange)
+
         if self._responder.needs_body:
             environ["wsgi.input"] = Body(environ)
         # The application's own: what it puts there is for who is around us, too.
@@ -84,11 +89,18 @@ class LiteFSMiddleware:
                 body = Begun(body)
         except Exception as error:
             response.end()
-            if response.begun or not gate.is_fault_of_node(exchange, error):
-                if exchange.withheld:
-                    exchange.speak()
+            action = None
+            if not response.begun and gate.is_fault_of_node(exchange, error):
+                action = gate.failed(exchange, error)
+            if action is not None:
+                return self._responder.respond(action, environ, start_response)
+            if exchange.withheld:
+                exchange.speak()
+            if exchange.committed is None or response.begun:
                 raise
-            return self._responder.respond(gate.failed(exchange, error), environ, start_response)
+            logger.exception("an error of the application, answered here: what it may have committed is to be said")
+            response.replace(ERROR)
+            return [ERROR.body]
         except BaseException:
             response.end()
             raise
@@ -96,7 +108,7 @@ class LiteFSMiddleware:
         if response.replaced is not None:
             response.end()
             close(body)
-            return self._responder.respond(gate.failed(exchange, response.replaced), environ, start_response)
+            return self._responder.respond(response.replaced, environ, start_response)
         if exchange.withheld:
             exchange.speak()
         return response.deliver(body)

@@ -65,6 +65,9 @@ class FakeWatcher:
     def run(self) -> FakeWatcher:
         return self
 
+    def glance(self, database: str) -> tuple[Role, Position | None]:
+        return self.role, self.known
+
     def has_position(self, database: str, position: Position) -> bool:
         lineage = self.view().lineage
         return lineage is not None and lineage.has(position)
