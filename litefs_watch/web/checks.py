@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 
 from litefs_watch.consistency import Exchange, Options
@@ -73,3 +74,25 @@ def _is_local(host: bytes) -> bool:
     """Whether browsers take HTTP to it for safe."""
     name = host.lower() if host.startswith(b"[") else host.lower().partition(b":")[0]
     return name == b"localhost" or name.endswith(b".localhost") or name.startswith((b"127.", b"[::1]"))
+
+
+LOST_EVERY = 10.0
+"""Seconds: lost transactions are not logged more often."""
+
+
+class LostTransactions:
+    """Says which transactions are lost, not each by itself: a fail-over loses many."""
+
+    def __init__(self) -> None:
+        self._said_at = float("-inf")
+
+    def say(self, database: str, txid: int) -> None:
+        now = time.monotonic()
+        if now >= self._said_at + LOST_EVERY:
+            self._said_at = now
+            logger.warning(
+                "%s: transaction %d, which a client had written or seen, is lost: a fail-over has dropped it, or the "
+                "database was replaced; statistics().lost counts them",
+                database,
+                txid,
+            )

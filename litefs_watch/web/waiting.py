@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TypeVar
@@ -28,15 +27,12 @@ from litefs_watch.sources.thread import CallThread
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.bridge import AwaitableWatcher
 from litefs_watch.watchers.watcher import Watcher
-from litefs_watch.web.checks import SecureCookie
+from litefs_watch.web.checks import LostTransactions, SecureCookie
 
 logger = logging.getLogger("litefs_watch")
 
 READ_TIMEOUT = 1.0
 """Seconds for the read of ``-pos`` when a response starts: a frozen LiteFS blocks it for as long as it is frozen."""
-
-LOST_EVERY = 10.0
-"""Seconds: lost transactions are not logged more often."""
 
 Waiting = Wait | Hold | Confirm | Look
 ActionT = TypeVar("ActionT", Action, Action | None)
@@ -73,7 +69,7 @@ class _Gate:
         self._monotonic = options.monotonic
         self._waiting = 0
         self._counting = threading.Lock()
-        self._said_lost_at = float("-inf")
+        self._lost = LostTransactions()
 
     def node(self, exchange: Exchange) -> Node:
         """The node as it is now. Where the watcher was stopped nothing is known, and nobody may wait."""
@@ -177,15 +173,7 @@ class _Gate:
             return
         with contextlib.suppress(WatcherClosed):  # in this very moment
             self._known.run.count_lost()
-        now = time.monotonic()
-        if now >= self._said_lost_at + LOST_EVERY:
-            self._said_lost_at = now
-            logger.warning(
-                "%s: transaction %d, which a client had written or seen, is lost: a fail-over has dropped it, or the "
-                "database was replaced; statistics().lost counts them",
-                self.database,
-                exchange.lost,
-            )
+        self._lost.say(self.database, exchange.lost)
 
     def _begin_wait(self) -> None:
         with self._counting:
@@ -270,10 +258,8 @@ class BlockingGate(_Gate):
         try:
             if isinstance(action, Wait):
                 self._watcher.wait_for_tx(action.token, database=self.database, timeout=action.timeout)
-            elif isinstance(action, Confirm):
+            elif isinstance(action, Confirm | Look):
                 exchange.confirmed = self._watcher.confirm_primary(database=self.database, timeout=action.timeout)
-            elif isinstance(action, Look):
-                self._watcher.confirm_primary(database=self.database, timeout=action.timeout)
             elif action.here:
                 self._watcher.wait_for_role(Role.PRIMARY, timeout=action.timeout)
             else:
@@ -336,10 +322,8 @@ class AsyncGate(_Gate):
         try:
             if isinstance(action, Wait):
                 await self._watcher.wait_for_tx(action.token, database=self.database, timeout=action.timeout)
-            elif isinstance(action, Confirm):
+            elif isinstance(action, Confirm | Look):
                 exchange.confirmed = await self._watcher.confirm_primary(database=self.database, timeout=action.timeout)
-            elif isinstance(action, Look):
-                await self._watcher.confirm_primary(database=self.database, timeout=action.timeout)
             elif action.here:
                 await self._watcher.wait_for_role(Role.PRIMARY, timeout=action.timeout)
             else:

@@ -89,11 +89,9 @@ class LiteFSMiddleware:
                 body = Begun(body)
         except Exception as error:
             response.end()
-            action = None
-            if not response.begun and gate.is_fault_of_node(exchange, error):
-                action = gate.failed(exchange, error)
-            if action is not None:
-                return self._responder.respond(action, environ, start_response)
+            fault = not response.begun and gate.is_fault_of_node(exchange, error)
+            if fault and (answer := gate.failed(exchange, error)) is not None:
+                return self._responder.respond(answer, environ, start_response)
             if exchange.withheld:
                 exchange.speak()
             if exchange.committed is None or response.begun:
