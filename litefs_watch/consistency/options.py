@@ -41,6 +41,7 @@ class OptionKeywords(TypedDict, total=False):
     hold_writes: float
     late_commits: float
     primary_paths: Paths
+    read_paths: Paths
     passthrough_paths: Paths
     monotonic: bool
 
@@ -112,6 +113,10 @@ class Options:
     path, or a function of the path. The path is the application's own, decoded, and without its root path: the same on
     every server, and where it is mounted below another."""
 
+    read_paths: Paths = ()
+    """Paths that only read, whatever the method (a search, a GraphQL query): a POST there waits and runs as a GET does. In
+    the same notation; what is one of ``primary_paths`` as well is none."""
+
     passthrough_paths: Paths = ()
     """Paths that are left alone, in the same notation."""
 
@@ -147,6 +152,7 @@ class Options:
             _check(type(number) is int and number >= least, name, number, f"a whole number, {least} or more")
         self.secrets  # noqa: B018 - these check what they are made from
         compile_paths("primary_paths", self.primary_paths)
+        compile_paths("read_paths", self.read_paths)
         compile_paths("passthrough_paths", self.passthrough_paths)
 
     @property

@@ -74,6 +74,7 @@ class Policy:
         self._header = options.header.lower().encode() if options.header else b""
         self._carriers = frozenset(filter(None, (b"cookie" if self._needles else b"", self._header)))
         self._primary_path = compile_paths("primary_paths", options.primary_paths)
+        self._read_path = compile_paths("read_paths", options.read_paths)
         self._passthrough_path = compile_paths("passthrough_paths", options.passthrough_paths)
         self._monotonic = options.monotonic
         self._max_ahead = None if options.secrets else options.max_ahead
@@ -91,9 +92,8 @@ class Policy:
         exchange = Exchange()
         exchange.method = method
         exchange.headers = headers
-        if method not in SAFE_METHODS or (
-            self._primary_path is not None and method != "OPTIONS" and self._primary_path(path)
-        ):
+        writes = method not in SAFE_METHODS and (self._read_path is None or not self._read_path(path))
+        if writes or (self._primary_path is not None and method != "OPTIONS" and self._primary_path(path)):
             exchange.writes = exchange.asks = True
         if self._monotonic:
             exchange.touched = exchange.asks = True

@@ -45,6 +45,7 @@ from tests.asgi.fakes import Handler, call
         ({"secret": [42]}, "secret"),
         ({"primary_paths": "/reports"}, "primary_paths"),
         ({"primary_paths": ["reports"]}, "primary_paths"),
+        ({"read_paths": "/search"}, "read_paths"),
         ({"passthrough_paths": [42]}, "passthrough_paths"),
     ],
 )
