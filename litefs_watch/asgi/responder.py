@@ -67,9 +67,13 @@ class Responder:
         if not isinstance(action, Refuse):
             raise TypeError(f"not an answer: {action}")
         logger.warning(
-            "503 for %s: %s %s", named(scope.get("method", "a WebSocket"), scope["path"]), action.reason, action.detail
+            "%d for %s: %s %s",
+            action.status,
+            named(scope.get("method", "a WebSocket"), scope["path"]),
+            action.reason,
+            action.detail,
         )
-        await _send(refusal(action.reason), scope, send)
+        await _send(refusal(action.reason, action.status), scope, send)
 
     async def aclose(self) -> None:
         """Close the connections to the primary."""

@@ -38,6 +38,7 @@ def named(method: str, path: str) -> str:
     return f"{method} {safe(path)}"
 
 
-def refusal(reason: str) -> Answer:
-    """503, for now: with ``retry-after``, and the reason as text."""
-    return Answer.of(503, ("retry-after", str(RETRY_AFTER)), text=reason + "\n")
+def refusal(reason: str, status: int = 503) -> Answer:
+    """503, for now: with ``retry-after``, and the reason as text. 500 where nobody knows what has been done."""
+    again = [("retry-after", str(RETRY_AFTER))] if status == 503 else []
+    return Answer.of(status, *again, text=reason + "\n")

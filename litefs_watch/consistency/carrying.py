@@ -14,8 +14,8 @@ The rules.
 3. **A token never goes back**, unless what it names is lost.
 4. **What is lost is said**, by the primary alone, which has the one history that counts: the client's transaction was ahead
    or elsewhere when a look confirmed that this is the primary, and the file does not say otherwise. ``litefs-lost`` names
-   it, and the token is replaced by where the primary is. So it is with what the primary can't tell of, since it was given
-   the database after that: ``litefs-doubted``.
+   it, and the token is replaced by where the primary is. So it is with what the primary can't tell of: it was given the
+   database after that, or has taken over since the client was pinned: ``litefs-doubted``.
 5. **A cookie is deleted where it is no token**: it can never be met.
 6. **What depends on a token says so to caches**, and what carries one is for its client alone.
 7. **What may have been done is said**, and its client is pinned: ``litefs-committed`` names the last transaction in which it
@@ -78,7 +78,7 @@ class Carrying:
         if exchange.lost is not None:
             added.append((LOST_HEADER, b"%016x" % exchange.lost))
         elif exchange.doubted is not None:
-            added.append((DOUBTED_HEADER, b"%016x" % exchange.doubted))
+            added.append((DOUBTED_HEADER, b"pin" if exchange.doubted == PIN else b"%016x" % exchange.doubted))
         if exchange.committed is not None:
             added.append((COMMITTED_HEADER, b"%016x" % exchange.committed))
         in_header, cookies = self._said(exchange, token, everywhere=seen is not None)

@@ -36,6 +36,10 @@ class Node(NamedTuple):
     """Whether what is here is the cluster's: on the primary, and on a replica that follows it."""
     led: Position | None = None
     """Where the database was when this node last ceased to be the primary."""
+    term: int = 0
+    """Another number each time that this node may have been reset: there is another primary, or none."""
+    new: bool = False
+    """Whether this primary took over so lately that clients may have pins of the one before."""
     room: bool = True
     """Whether one more request may wait."""
 
@@ -56,7 +60,7 @@ class Node(NamedTuple):
 
 
 class Undone(Exception):
-    """What the request has written is gone before its response has started: a fail-over, and this node was reset."""
+    """The database went back while the request wrote: a fail-over. What it has written is gone, or came after that."""
 
 
 class Exchange:
@@ -99,8 +103,8 @@ class Exchange:
 
     role: Role | None = None
     """This node's role when the request was let in; None before that."""
-    primary: str | None = None
-    """Whose replica it was then."""
+    term: int | None = None
+    """`Node.term` then."""
     unreadable = False
     """Set by the shell when the position that a response should carry could not be read."""
     before: Position | None = None
@@ -232,6 +236,8 @@ class Refuse:
 
     reason: str
     detail: str = ""
+    status: int = 503
+    """500 where nobody knows what has been done."""
 
 
 Action = Run | Wait | Hold | Confirm | Look | Replay | Refuse

@@ -155,21 +155,19 @@ class Policy:
 
     def _on_primary(self, exchange: Exchange, node: Node) -> Action:
         token = exchange.token
+        if token == PIN and node.new:
+            exchange.doubted = txid_of(token)
         if token is None or token == PIN:
             return self._let_in(exchange, node)
         where = node.where(token)
-        if where is None and not exchange.asked:  # nothing confirms what was known: a look does
-            return (
-                Confirm(max(self.options.timeout, self.options.hold_writes)) if node.room else self._let_in(exchange, node)
-            )
         if where is Where.DOUBTED:
             exchange.touched, exchange.doubted = True, txid_of(token)
-        if where not in (Where.AHEAD, Where.ELSEWHERE):
+        if where in (Where.HERE, Where.UNTOLD, Where.DOUBTED):
             return self._let_in(exchange, node)
-        exchange.touched = True
+        exchange.touched = True  # ahead, elsewhere, or nothing confirms what was known: a look does
         if not exchange.asked and node.room:
             return Confirm(max(self.options.timeout, self.options.hold_writes))
-        if not exchange.confirmed:
+        if not exchange.confirmed or where is None:
             return Refuse(
                 "This node can't tell whether it still is the primary. Try again shortly.",
                 f"at {node.position}; the client has seen {token}"
@@ -199,7 +197,7 @@ class Policy:
         return self._to_primary(exchange, node)
 
     def _let_in(self, exchange: Exchange, node: Node) -> Action:
-        exchange.role, exchange.primary, exchange.before = node.role, node.primary, node.position
+        exchange.role, exchange.term, exchange.before = node.role, node.term, node.position
         if node.role is Role.PRIMARY and (exchange.writes or exchange.token == PIN):
             exchange.touched = True
         return RUN
@@ -248,7 +246,9 @@ class Policy:
         primary. After a `Hold` and a `Look` call it again. Never `RUN`: the handler has run already.
         """
         if isinstance(error, Undone):
-            return Refuse("What this request has written was lost in a fail-over, before it could be answered. Try again.")
+            return Refuse(
+                "A fail-over went on during this request: what it has written may be lost.", str(error), status=500
+            )
         if (waited := waited_in_vain(error)) is not None:
             return self._waited_in_vain(exchange, node, waited)
         asked = asks_for_primary(error)

@@ -71,6 +71,10 @@ class View(NamedTuple):
     """LiteFS's data directory: as set, or as LiteFS says; None where it is not known."""
     led: Position | None = None
     """Where it was when this node last ceased to be the primary."""
+    term: int = 0
+    """Another number each time that it may have been replaced: there is another primary, or none."""
+    since: float = float("-inf")
+    """When that was last so, on the readings' clock; none in the run's first."""
     everything: bool = False
     """Standalone: whatever is asked for is here."""
 

@@ -65,6 +65,8 @@ class NodeState:
         self.risen: set[str] = set()
         """Databases in whose `here` or `met` the last reading has set or changed something."""
         self.lag_ms: int | None = None
+        self.term = 0  # how many primaries, or none, there have been …
+        self._since = _NEVER  # … and when that was last another one
         self.look_again_at: float | None = None
         """When another look at the directory is wanted, on the readings' clock; None: not for the state's sake."""
 
@@ -116,7 +118,9 @@ class NodeState:
     def view(self, database: str, data_dir: Path | None = None, *, everything: bool = False) -> View:
         position, lineage, led = self.positions.get(database), self.here.get(database), self._led.get(database)
         replaced = lineage is not None and self.histories.by_database[database].replaced
-        return View(self.standing, self.vouched, position, lineage, replaced, data_dir, led, everything)
+        return View(
+            self.standing, self.vouched, position, lineage, replaced, data_dir, led, self.term, self._since, everything
+        )
 
     def has(self, database: str, wanted: int | Position) -> Position | None:
         """What meets a wait, if it is met. May be asked from any thread."""
@@ -195,6 +199,8 @@ class NodeState:
     def _part(self, claim: Standing, began: float) -> None:  # nobody vouches for what is here until the new one does
         if self._following.part(claim, began):
             self._vouched_at = began
+            self._since = began if self.role is not Role.UNKNOWN or self.term else _NEVER
+            self.term += 1
             if claim != _PRIMARY:
                 self.met.clear()
                 self.histories.doubt()

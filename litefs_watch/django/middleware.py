@@ -202,8 +202,10 @@ class LiteFSMiddleware:
             return _to_response(self._answering.answer(action.hostname, _target(request)))
         if not isinstance(action, Refuse):
             raise TypeError(f"not an answer: {action}")
-        logger.warning("503 for %s: %s %s", named(request.method or "GET", request.path), action.reason, action.detail)
-        return _to_response(refusal(action.reason))
+        logger.warning(
+            "%d for %s: %s %s", action.status, named(request.method or "GET", request.path), action.reason, action.detail
+        )
+        return _to_response(refusal(action.reason, action.status))
 
 
 class _Withheld(HttpResponse):

@@ -64,8 +64,8 @@ class Operation:
     """'ok'; 'refused': it was said that nothing has been done (503); 'unknown': a time-out, a lost connection, a 500. Such a
     write may or may not be in the log, and nobody can rely on it."""
     told_lost: bool = False
-    """This answer said that something which this session had written or read is lost (the header ``litefs-lost``). It counts
-    for all that had ended before this operation started."""
+    """This answer said that something which this session had written or read is lost, or may be (the headers ``litefs-lost``
+    and ``litefs-doubted``). It counts for all that had ended before this operation started."""
 
     def __post_init__(self) -> None:
         if not self.start <= self.end:

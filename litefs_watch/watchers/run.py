@@ -229,6 +229,16 @@ class Run:
         """Role and primary."""
         return self.board.state.standing
 
+    @property
+    def streaming(self) -> bool:
+        """Whether LiteFS's event stream is open, or nothing is watched."""
+        return self.supervisor is None or self.supervisor.streaming
+
+    @property
+    def term(self) -> int:
+        """Another number each time that there is another primary, or none."""
+        return self.board.state.term
+
     def position(self, database: str) -> Position | None:
         """Where a database is, as last heard."""
         return self.board.state.positions.get(database)

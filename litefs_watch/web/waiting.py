@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TypeVar
@@ -16,7 +17,7 @@ from typing import TypeVar
 import anyio
 
 from litefs_watch.changes import Role
-from litefs_watch.consistency import PIN, Action, Confirm, Exchange, Hold, Look, Node, Options, Policy, Token, Wait
+from litefs_watch.consistency import PIN, RUN, Action, Confirm, Exchange, Hold, Look, Node, Options, Policy, Token, Wait
 from litefs_watch.consistency.exchange import Undone
 from litefs_watch.consistency.tokens import is_beyond
 from litefs_watch.core.history import Lineage, View
@@ -67,6 +68,7 @@ class _Gate:
         self._secure = SecureCookie(options)
         self._max_waiting = options.max_waiting
         self._monotonic = options.monotonic
+        self._max_age = options.max_age
         self._waiting = 0
         self._counting = threading.Lock()
         self._lost = LostTransactions()
@@ -81,7 +83,8 @@ class _Gate:
             return Node(Role.UNKNOWN, None, self.hostname, None, _nowhere, room=False)
         found = exchange.found
         where = view.where if found is None or found[0] is not view.lineage else partial(_where, view, found[1])
-        return Node(*view.standing, self.hostname, view.position, where, view.vouched, view.led, room)
+        new = time.monotonic() - view.since < self._max_age
+        return Node(*view.standing, self.hostname, view.position, where, view.vouched, view.led, view.term, new, room)
 
     def _lookup(self, exchange: Exchange) -> Callable[[], tuple[object, Where]] | None:
         """What reads from the disk of which history a token is, if it is from before what the watcher knows."""
@@ -101,10 +104,20 @@ class _Gate:
         """Whether this is a read whose token is met: it runs on every node, whatever its role. Short for `enter`."""
         if exchange.writes or exchange.token is None:
             return False
-        try:
-            if self._monotonic:
+        if self._monotonic:
+            try:
                 run = self._known.run
-                (exchange.role, exchange.primary), exchange.before = run.standing, run.position(self.database)
+            except WatcherClosed:
+                return False
+            exchange.role, exchange.term, exchange.before = run.standing.role, run.term, run.position(self.database)
+            if not run.streaming:  # what is known may be late: `enter` reads the file
+                return False
+        return self._is_here(exchange)
+
+    def _is_here(self, exchange: Exchange) -> bool:
+        if exchange.token is None:
+            return False
+        try:
             if isinstance(exchange.token, Position):  # no more than that: one that is untold may have to be looked up
                 return self._known.run.has_position(self.database, exchange.token)
             return self._known.has_tx(exchange.token, self.database)
@@ -119,7 +132,7 @@ class _Gate:
     def look_back(self, exchange: Exchange) -> None:
         """When a response starts: whether what the request waited for is here still. A node that comes back from a fail-over
         is reset, and what was read then is of neither history; such a read goes to the primary, which can tell."""
-        if exchange.token is None or exchange.writes or exchange.written or exchange.stale or self.is_met(exchange):
+        if exchange.token is None or exchange.writes or exchange.written or exchange.stale or self._is_here(exchange):
             return
         node, found = self.node(exchange), exchange.found
         if exchange.role is Role.PRIMARY and (exchange.lost is not None or not isinstance(exchange.token, Position)):
@@ -155,18 +168,28 @@ class _Gate:
             exchange.reset = NotPrimary(None, _RESET)
 
     def _is_another(self, exchange: Exchange, position: Position | None) -> bool:
-        """Whether this node may have been reset since the request was let in: it follows another primary, or none; or it has
+        """Whether this node may have been reset since the request was let in: there is another primary, or none; or it has
         moved, and nobody vouches for that."""
         node = self.node(exchange)
-        if node.role is not Role.PRIMARY and (node.role, node.primary) != (exchange.role, exchange.primary):
+        before = exchange.before
+        if node.term != exchange.term or (position != before and not node.vouched):
             return True
-        return position != exchange.before and not node.vouched
+        return before is not None and node.where(before) is None  # LiteFS went away meanwhile
 
     def _lineage(self) -> Lineage | None:
         try:
             return self._known.run.view(self.database).lineage
         except WatcherClosed:
             return None
+
+    def _wants_before(self, exchange: Exchange) -> bool:
+        """Whether the position that a read begins with is to be read from the file: what is known is late without events."""
+        if not self._monotonic or exchange.writes:
+            return False
+        try:
+            return not self._known.run.streaming
+        except WatcherClosed:
+            return False
 
     def _say_lost(self, exchange: Exchange) -> None:
         if exchange.lost is None:
@@ -225,7 +248,10 @@ class BlockingGate(_Gate):
 
     def enter(self, exchange: Exchange) -> Action:
         """Before the application runs: what is decided, after all waits."""
-        return self._settle(exchange, lambda: self._decide(exchange))
+        action = self._settle(exchange, lambda: self._decide(exchange))
+        if action is RUN and self._wants_before(exchange):
+            exchange.before = self._read_position(exchange)
+        return action
 
     def failed(self, exchange: Exchange, error: BaseException) -> Action | None:
         """What answers an exception that `is_fault_of_node`, after all waits; None: the application's own response, with our
@@ -288,7 +314,10 @@ class AsyncGate(_Gate):
 
     async def enter(self, exchange: Exchange, watched: Watched | None = None) -> Action:
         """As `BlockingGate.enter`. ``watched`` does the holding; it may raise where nobody wants the answer any more."""
-        return await self._settle(exchange, lambda: self._decide(exchange), watched)
+        action = await self._settle(exchange, lambda: self._decide(exchange), watched)
+        if action is RUN and self._wants_before(exchange):
+            exchange.before = await self._read_position(exchange)
+        return action
 
     async def failed(self, exchange: Exchange, error: BaseException) -> Action | None:
         """As `BlockingGate.failed`."""

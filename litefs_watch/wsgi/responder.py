@@ -59,8 +59,14 @@ class Responder:
                 return self._forwarder.forward(environ, start_response, body, action.hostname)
         if not isinstance(action, Refuse):
             raise TypeError(f"not an answer: {action}")
-        logger.warning("503 for %s: %s %s", named(environ["REQUEST_METHOD"], path_of(environ)), action.reason, action.detail)
-        return send(refusal(action.reason), start_response)
+        logger.warning(
+            "%d for %s: %s %s",
+            action.status,
+            named(environ["REQUEST_METHOD"], path_of(environ)),
+            action.reason,
+            action.detail,
+        )
+        return send(refusal(action.reason, action.status), start_response)
 
 
 def send(answer: Answer, start_response: StartResponse) -> Iterable[bytes]:

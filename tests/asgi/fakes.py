@@ -44,6 +44,10 @@ class FakeWatcher:
         self.reads = 0
         self.lost = 0
         self.replaced = False
+        self.led: Position | None = None
+        self.term = 0
+        self.since = float("-inf")
+        self.streaming = True
         self._lineage: Lineage | None = None
         self.data_dir: Path | None = None
         self.confirmed = True
@@ -76,8 +80,9 @@ class FakeWatcher:
         if self._lineage is None or self._lineage.last != self.known:  # as on a real one, it is the same until it changes
             self._lineage = None if self.known is None else Lineage.of(self.known)
         lineage = self._lineage if self.confirmed else None
+        vouched = self.role is not Role.UNKNOWN and self.follows
         return View(
-            self.standing, self.role is not Role.UNKNOWN and self.follows, self.known, lineage, self.replaced, self.data_dir
+            self.standing, vouched, self.known, lineage, self.replaced, self.data_dir, self.led, self.term, self.since
         )
 
     def has_tx(self, txid: int | Position, database: str | None = None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -374,3 +375,80 @@ async def test_a_mark_without_a_position_on_a_replica_pins() -> None:
     watcher.file = OSError("frozen")
     reply = await ask(watcher, "GET", None, Handler(mark_written))
     assert (reply.cookie or "").startswith("litefs_pos=pin; ")
+
+
+# What changes while the handler runs.
+
+
+async def test_a_write_whose_database_went_back_is_not_acknowledged(caplog: pytest.LogCaptureFixture) -> None:
+    """Whether it came before that or after it, nobody knows: no 503, which says that nothing was done."""
+    watcher = FakeWatcher()
+    watcher.file = Position(8, 7)
+    reply = await ask(watcher, "POST", None)
+    assert (reply.status, reply.cookie, reply.header("litefs-txid")) == (500, None, None)
+    assert "may be lost" in reply.body.decode()
+    assert "went back from" in caplog.text
+
+
+async def test_a_write_of_who_was_demoted_names_where_it_was_made() -> None:
+    """The file may be of another history by then. Where nothing newer than before was heard, it pins."""
+    for led, token in ((Position(11, 5), Position(11, 5)), (HERE, "pin"), (None, "pin")):
+        watcher = FakeWatcher()
+        watcher.file = Position(14, 9)
+
+        def demote(scope: Scope, watcher: FakeWatcher = watcher, led: Position | None = led) -> None:
+            watcher.become(Role.REPLICA, "node-b")
+            watcher.led = led
+
+        reply = await ask(watcher, "POST", None, Handler(demote))
+        assert (reply.status, (reply.cookie or "").partition(";")[0]) == (200, f"litefs_pos={token}")
+
+
+READS = {"monotonic": {"monotonic": True}, "own writes": {}}
+
+
+@pytest.mark.parametrize("options", READS.values(), ids=list(READS))
+async def test_a_monotonic_read_tells_the_position_of_what_it_read(options: dict[str, Any]) -> None:
+    """Or it goes to the primary: where that is unreadable; where there was another primary meanwhile, or none; where it went
+    back, or moved and nobody vouches for it. Without ``monotonic`` nothing is promised of it."""
+
+    def unreadable(watcher: FakeWatcher) -> None:
+        watcher.file = OSError("frozen")
+
+    def another_primary(watcher: FakeWatcher) -> None:
+        watcher.term += 1
+
+    def reset(watcher: FakeWatcher) -> None:
+        watcher.file = Position(9, 9)
+
+    def unvouched(watcher: FakeWatcher) -> None:
+        watcher.file, watcher.follows = Position(11, 9), False
+
+    for change in (unreadable, another_primary, reset, unvouched):
+        watcher = replica()
+        reply = await ask(watcher, "GET", None, Handler(lambda scope, w=watcher, c=change: c(w)), **options)  # type: ignore[misc]
+        assert reply.status == (409 if options else 200), change
+    watcher = replica()
+    watcher.file = Position(11, 1)
+    assert (await ask(watcher, "GET", None, **options)).status == 200
+
+
+async def test_without_events_a_monotonic_read_begins_with_a_look() -> None:
+    """What is known is late then: the database was at 12 when it was read, and was reset to 11 while the handler ran."""
+    watcher = replica()
+    watcher.streaming, watcher.file = False, Position(12, 5)
+
+    def reset(scope: Scope) -> None:
+        watcher.file = Position(11, 1)
+
+    assert (await ask(watcher, "GET", HERE, Handler(reset), monotonic=True)).status == 409
+
+
+async def test_a_new_primary_can_not_tell_what_a_pin_was_for() -> None:
+    """The one before may have taken it along. Who has been the primary for as long as a pin lives gave it itself."""
+    for since, said in ((float("-inf"), None), (time.monotonic() - 301, None), (time.monotonic() - 100, "pin")):
+        watcher = FakeWatcher()
+        watcher.since = since
+        reply = await ask(watcher, "GET", "pin", max_age=300)
+        assert (reply.status, reply.header("litefs-doubted")) == (200, said)
+        assert (reply.cookie or "").startswith(f"litefs_pos={HERE}; ")

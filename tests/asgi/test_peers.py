@@ -14,6 +14,7 @@ from litefs_watch import Role, Watcher
 from litefs_watch.asgi import LiteFSMiddleware
 from litefs_watch.asgi.types import App, Receive, Scope, Send
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
+from litefs_watch.web.waiting import AsyncGate
 from tests.asgi.fakes import Handler, call
 
 SOON = 10.0
@@ -44,6 +45,7 @@ def writer(cluster: SimulatedCluster) -> App:
 
 
 def watcher_of(app: LiteFSMiddleware) -> Watcher:
+    assert isinstance(app._gate, AsyncGate)
     assert isinstance(app._gate._known, Watcher)
     return app._gate._known
 

@@ -10,7 +10,7 @@ import json
 import random
 import threading
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 from litefs_watch.consistency import Options
@@ -20,7 +20,7 @@ from tests.chaos.edge import Edge
 from tests.chaos.http import Conversation, Request, Response, Sent
 
 TOKEN_HEADER = Options().header or ""
-LOST_HEADER = "litefs-lost"
+LOST_HEADER, DOUBTED_HEADER = "litefs-lost", "litefs-doubted"
 
 KINDS = {("GET", "/"): 50, ("POST", "/"): 35, ("POST", SWAP): 10, ("GET", TOUCH): 5}
 """How often a client does what."""
@@ -35,6 +35,13 @@ class Record:
         self.operations: list[Operation] = []
         self.trails: dict[int, list[str]] = {}
         """By an operation's start: each machine that was asked, with what it was given and what it answered."""
+        self.doubts: set[float] = set()
+        """The starts of those operations whose answer said that it can't tell whether something is lost."""
+        self.false_alarms: list[str] = []
+        """Answers that were sure of a loss, of nodes that were not the primary, whose history is the one that counts."""
+        self.leader: Callable[[], str | None] = lambda: ""
+        """Who is the primary, by the cluster's own word; '' where nobody can tell."""
+        self._leaders: list[tuple[int, str | None]] = [(-1, "")]
         self.statuses: Counter[int] = Counter()
         self.errors: Counter[str] = Counter()
         self.over = False
@@ -47,10 +54,21 @@ class Record:
         with self._progress:
             self._begun += 1
             self._progress.notify_all()
-        return next(self._tick)
+        return self._ticked()
 
     def end(self) -> int:
-        return next(self._tick)
+        return self._ticked()
+
+    def _ticked(self) -> int:
+        leader, tick = self.leader(), next(self._tick)
+        if leader != self._leaders[-1][1]:
+            self._leaders.append((tick, leader))
+        return tick
+
+    def leaders(self, start: int) -> set[str | None]:
+        """Who has been the primary since then, as far as anybody has looked."""
+        since = next(index for index in reversed(range(len(self._leaders))) if self._leaders[index][0] <= start)
+        return {leader for _, leader in self._leaders[since:]}
 
     def wait_for(self, begun: int, timeout: float) -> bool:
         """Wait until so many requests have begun, at most ``timeout`` seconds. False where all is over."""
@@ -129,6 +147,10 @@ class Client:
         trail = self._record.trails[start] = []
         response = yield from self._edge.route(request, self._chance, trail)
         end = self._record.end()
+        if response.header(LOST_HEADER) is not None:
+            leaders = self._record.leaders(start)
+            if "" not in leaders and response.header("x-node") not in leaders:
+                self._record.false_alarms += trail
         self.keep(session, response)
         ok = response.status == 200
         self._record.statuses[response.status] += 1
@@ -143,9 +165,11 @@ class Client:
                 read=json.loads(response.body).get("read") if ok else None,
                 node=response.header("x-node") or "",
                 answer="ok" if ok else "refused" if response.status == 503 else "unknown",
-                told_lost=response.header(LOST_HEADER) is not None,
+                told_lost=any(response.header(name) is not None for name in (LOST_HEADER, DOUBTED_HEADER)),
             )
         )
+        if response.header(DOUBTED_HEADER) is not None:
+            self._record.doubts.add(start)
 
     def keep(self, session: Session, response: Response) -> None:
         """Take in what an answer brought."""

@@ -64,6 +64,8 @@ class Faults:
         self._deaf = deaf
         self._role_of = role_of
         self._fuse = fuse
+        self._dropped: list[str] = []
+        """The rows of the database when it was last dropped."""
 
     def start(self, name: str) -> Fault:
         """Begin the fault of that name with the first `next`."""
@@ -94,11 +96,11 @@ class Faults:
         cluster.wait_until_replicated(20.0)
 
     def _repair(self) -> None:
-        """Where a fail-over has lost that the database was made again after it was dropped, make an empty one."""
+        """Where a fail-over has lost that the database was made again after it was dropped, do it once more."""
         self._cluster.create_database(DATABASE)
         with closing(self._cluster.connect(isolation_level=None)) as connection:
             if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'writes'").fetchone():
-                create(connection, [])
+                create(connection, self._dropped)
 
     def some(self, average: int) -> int:
         """A number of requests."""
@@ -198,6 +200,7 @@ class Faults:
             path = cluster.path(cluster.primary.hostname)
             with closing(sqlite3.connect(path)) as connection:
                 ids = [identity for (identity,) in connection.execute("SELECT id FROM writes ORDER BY number")]
+            self._dropped = ids
             cluster.drop_database(DATABASE)
             try:
                 yield self.some(SHORT)

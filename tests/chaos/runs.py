@@ -97,7 +97,8 @@ class Outcome:
         record = self.run.record
         lines = [f"{SEED}={self.run.seed} ({self.run.journal})", str(self.report), f"statuses {dict(record.statuses)}"]
         lines += [f"  {count} times {error}" for error, count in record.errors.most_common(10)]
-        lines.append(f"{self.edge.replays} replays, {self.edge.loops} loops")
+        lines.append(f"{self.edge.replays} replays, {self.edge.loops} loops, {len(record.doubts)} doubts told")
+        lines += [f"false alarm: {step}" for step in record.false_alarms]
         for violation in self.report.violations[:TOLD]:
             lines += [str(violation), *self._story(violation)]
         lines += [f"faults {dict(self.driver.done)}", f"in vain {dict(self.driver.in_vain)}"]

@@ -6,8 +6,10 @@ import random
 import sqlite3
 import time
 from contextlib import closing
+from functools import partial
 from typing import Any
 
+from litefs_watch import NoPrimary
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
 from tests.chaos.app import Connect, Maintenance, Store, create, newest
 from tests.chaos.driver import Driver
@@ -34,9 +36,11 @@ class Simulated(Scene):
             connection.execute(f"PRAGMA journal_mode={self.run.journal}")
             create(connection, [])
         self._cluster.wait_until_replicated()
+        self.run.record.leader = self._leader
         for node in self._cluster:
             # On LiteFS nobody sees a transaction before its TXID: who has seen one here waits until the cluster shows that.
-            store = Store(node.hostname, connector(self._cluster, node), self._maintenance, self._cluster.sync)
+            shown = partial(self._show, node)
+            store = Store(node.hostname, connector(self._cluster, node), self._maintenance, shown)
             self.machines[node.hostname] = Machine(node.settings(idle_interval=0.2, silence=0.6), store)
 
     def make_faults(self) -> Driver:
@@ -50,6 +54,17 @@ class Simulated(Scene):
             fuse=self.run.fuse,
         )
         return Driver(faults, chance, self.run.record, left_out=self.run.left_out)
+
+    def _show(self, node: SimulatedNode) -> None:
+        self._cluster.sync()
+        if not node.running:
+            raise sqlite3.OperationalError("disk I/O error")
+
+    def _leader(self) -> str | None:
+        try:
+            return self._cluster.primary.hostname
+        except NoPrimary:
+            return None
 
     def log(self) -> list[str]:
         with closing(self._cluster.connect()) as connection:

@@ -56,8 +56,8 @@ def single_copy(draw: st.DrawFn) -> tuple[list[Operation], list[str]]:
     """Concurrent requests to one store, each of which has its effect at one moment between its start and its end."""
     starts = draw(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 6), st.integers(0, 6)), max_size=25))
     log: list[str] = []
-    found = []
-    for number, (start, wait, rest) in enumerate(sorted(starts, key=lambda times: times[0] + times[1])):
+    found = []  # of those with their effect at one moment, who ends then is before who begins then
+    for number, (start, wait, rest) in enumerate(sorted(starts, key=lambda times: (times[0] + times[1], times[0]))):
         answer = draw(st.sampled_from(["ok", "ok", "ok", "unknown", "refused"]))
         what: dict[str, Any] = {"answer": answer, "node": draw(st.sampled_from(["node-a", "node-b"]))}
         if draw(st.booleans()):
