@@ -109,7 +109,7 @@ class Carrying:
         pin = PIN if self._tokens.can_pin and not node.standalone else None
         if exchange.committed is not None:
             return pin
-        if wrote and (node.role is not Role.PRIMARY or node.term != exchange.term):
+        if wrote and node.role is not Role.PRIMARY:
             return _newer(node.led, before) or pin
         if exchange.late and wrote and pin is not None:
             return pin
