@@ -149,7 +149,7 @@ class Client:
         end = self._record.end()
         if response.header(LOST_HEADER) is not None:
             leaders = self._record.leaders(start)
-            if "" not in leaders and response.header("x-node") not in leaders:
+            if "" not in leaders and trail[-1].partition(":")[0] not in leaders:
                 self._record.false_alarms += trail
         self.keep(session, response)
         ok = response.status == 200

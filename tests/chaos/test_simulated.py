@@ -27,7 +27,7 @@ OFTEN = {
 }
 """How often each guarantee must have been put to the test in a run that promises it."""
 
-BROKEN = 4
+BROKEN = 10
 """Sessions of a run that may have been broken, at most, while the aim is not reached."""
 MANY, TOLD = 20, 0.75
 """Where so many acknowledged writes are lost, this share of them at least is said to who wrote them. A client that comes
