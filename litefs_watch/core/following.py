@@ -23,9 +23,16 @@ class Following:
         """Who the primary is, by the last claim."""
         self.since = NEVER
         """When that was first claimed."""
+        self.term = 0
+        """How many there have been, none counted as one, too."""
         self.begun = False
         """Whether LiteFS says that replication from it has begun."""
         self._beat_at = self._beat_before = NEVER  # the last sign of life of any primary, and that of those before this one
+
+    @property
+    def changed_at(self) -> float:
+        """When the last one took the place of another, or of none."""
+        return self.since if self.term > 1 else NEVER
 
     @property
     def awaited(self) -> bool:
@@ -37,6 +44,7 @@ class Following:
         if claim == self.whom:
             return False
         self.whom, self.since, self.begun = claim, began, False
+        self.term += 1
         self._beat_before = self._beat_at
         return True
 

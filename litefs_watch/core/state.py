@@ -35,6 +35,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from litefs_watch.changes import NOBODY, Change, PrimaryChange, Role, Standing, TxChange
+from litefs_watch.core import claims
+from litefs_watch.core.claims import PRIMARY
 from litefs_watch.core.following import NEVER as _NEVER
 from litefs_watch.core.following import Following
 from litefs_watch.core.history import Histories, Lineage, View
@@ -45,7 +47,6 @@ from litefs_watch.position import Position
 DATABASE_LIMIT = 10_000
 """Databases that are kept in mind. A program that is not LiteFS could name any number of them."""
 
-_PRIMARY = Standing(Role.PRIMARY)
 _UNNAMED = Standing(Role.REPLICA)
 
 
@@ -65,8 +66,6 @@ class NodeState:
         self.risen: set[str] = set()
         """Databases in whose `here` or `met` the last reading has set or changed something."""
         self.lag_ms: int | None = None
-        self.term = 0  # how many primaries, or none, there have been …
-        self._since = _NEVER  # … and when that was last another one
         self.look_again_at: float | None = None
         """When another look at the directory is wanted, on the readings' clock; None: not for the state's sake."""
 
@@ -108,6 +107,11 @@ class NodeState:
             known.clear()
 
     @property
+    def term(self) -> int:
+        """Another number each time that somebody claims another primary, or none."""
+        return self._following.term
+
+    @property
     def vouched(self) -> bool:
         """Whether what is here is the cluster's: on the primary, and on a replica that follows it."""
         role = self.standing.role
@@ -118,9 +122,8 @@ class NodeState:
     def view(self, database: str, data_dir: Path | None = None, *, everything: bool = False) -> View:
         position, lineage, led = self.positions.get(database), self.here.get(database), self._led.get(database)
         replaced = lineage is not None and self.histories.by_database[database].replaced
-        return View(
-            self.standing, self.vouched, position, lineage, replaced, data_dir, led, self.term, self._since, everything
-        )
+        term, changed_at = self._following.term, self._following.changed_at
+        return View(self.standing, self.vouched, position, lineage, replaced, data_dir, led, term, changed_at, everything)
 
     def has(self, database: str, wanted: int | Position) -> Position | None:
         """What meets a wait, if it is met. May be asked from any thread."""
@@ -199,9 +202,7 @@ class NodeState:
     def _part(self, claim: Standing, began: float) -> None:  # nobody vouches for what is here until the new one does
         if self._following.part(claim, began):
             self._vouched_at = began
-            self._since = began if self.role is not Role.UNKNOWN or self.term else _NEVER
-            self.term += 1
-            if claim != _PRIMARY:
+            if claim != PRIMARY:
                 self.met.clear()
                 self.histories.doubt()
 
@@ -288,7 +289,7 @@ class NodeState:
             self._doubted.update(self.positions)
             self._last_event.clear()
         if event.is_primary:
-            self._stream_claim = _PRIMARY
+            self._stream_claim = PRIMARY
             for database in self.positions.keys() - self._doubted:  # what the stream told before this is where it took over
                 self.histories.by_database[database].trust()
         elif event.hostname is None or event.hostname == self._hostname:
@@ -301,7 +302,7 @@ class NodeState:
     def _heed_stream(self, began: float) -> list[Change]:
         if self._stream_claim == NOBODY and _UNNAMED in (self.standing, self._candidate):
             return []  # the stream can't name a primary without a name: only the files tell it from 'none'
-        return self._claim(self._stream_claim, began, sure=_PRIMARY in (self._stream_claim, self.standing))
+        return self._claim(self._stream_claim, began, sure=PRIMARY in (self._stream_claim, self.standing))
 
     def _read_role(self, read: DirectoryRead) -> list[Change]:
         self._looked_at, self._mounted = read.began, self._mounted or read.mount is Mount.LITEFS
@@ -315,24 +316,15 @@ class NodeState:
             return self._claim(NOBODY, read.began, sure=self._mounted)
         if ".lag" not in read.faults:
             self.lag_ms = read.lag_ms
-        changes = self._claim_of(read)
+        claim = claims.of_look(read, self._hostname, streaming=self._streaming)
+        if claim is not None:
+            changes = self._claim(claim, read.began)
+        else:
+            changes = self._heed_stream(read.began) if self._streaming else []
         self._follow(read)
         if read.faults.keys().isdisjoint((".", ".primary", ".lag")):
             self._tenure.look(read.began, primary=self.role is Role.PRIMARY, resumed=read.resumed)
         return changes
-
-    def _claim_of(self, read: DirectoryRead) -> list[Change]:
-        if read.primary is not None:
-            replica = read.primary.hostname != self._hostname
-            return self._claim(Standing(Role.REPLICA, read.primary.hostname) if replica else NOBODY, read.began)
-        if read.lag_ms is not None and ".primary" not in read.faults:
-            return self._claim(_PRIMARY if read.lag_ms == 0 else NOBODY, read.began)
-        if self._streaming:  # the files prove nothing: what LiteFS last said still stands
-            return self._heed_stream(read.began)
-        if read.faults.keys().isdisjoint((".", ".primary", ".lag")):
-            some_database = read.positions or any(name.endswith("-pos") for name in read.faults)
-            return self._claim(_PRIMARY if some_database else NOBODY, read.began)
-        return []
 
     def _claim(self, claim: Standing, began: float, *, sure: bool = False) -> list[Change]:
         if began < self._claimed_at:
