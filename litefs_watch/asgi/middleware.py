@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Sequence
-from functools import partial
 from typing import Unpack
 
 import anyio
 
 from litefs_watch.asgi.client import Client, ClientLeft
 from litefs_watch.asgi.late import LateResponse
+from litefs_watch.asgi.reply import Reply
 from litefs_watch.asgi.responder import Body, Responder
 from litefs_watch.asgi.types import WATCHER_KEY, App, Message, Receive, Scope, Send, Strategy
 from litefs_watch.changes import Role
-from litefs_watch.consistency import ERROR, RUN, SCOPE_KEY, Exchange, OptionKeywords, Refuse, named
+from litefs_watch.consistency import RUN, SCOPE_KEY, OptionKeywords, Refuse, named
 from litefs_watch.consistency.faults import is_of_database
 from litefs_watch.consistency.options import route_of
 from litefs_watch.replay import Answering, FlyReplay, Forward
@@ -118,10 +118,10 @@ class LiteFSMiddleware:
             exchange.outer = given[SCOPE_KEY]
         given[SCOPE_KEY], given[WATCHER_KEY] = exchange, self._watcher
         request = receive if self._heedless else Body(receive)
-        late = None
+        reply = late = None
         if exchange.writes and exchange.before is not None and exchange.role is Role.PRIMARY and kind == "http":
-            replace = partial(self._answer_reset, exchange, scope, request, send)
-            late = LateResponse(self._gate, exchange, given, send, self._late, replace)
+            reply = Reply(self._gate, self._responder, exchange, scope, request, send)
+            late = reply.late = LateResponse(self._gate, exchange, given, send, self._late, reply.answer_reset)
 
         def send_marked(message: Message) -> Awaitable[None]:
             if exchange.started:
@@ -133,7 +133,7 @@ class LiteFSMiddleware:
                 self._gate.look_back(exchange)
             faulty = message.get("status", 500) >= 500 or exchange.error is not None or exchange.reset is not None
             if faulty or exchange.touched or exchange.written:
-                return self._start(exchange, message, scope, request, send, late)
+                return (reply or Reply(self._gate, self._responder, exchange, scope, request, send)).start(message)
             return send(message)
 
         try:
@@ -145,10 +145,11 @@ class LiteFSMiddleware:
                 return
             held = late is not None and await late.take_back()
             if (held or not exchange.started) and self._gate.is_fault_of_node(exchange, error):
-                if await self._answer_error(exchange, error, scope, request, send):
+                reply = reply or Reply(self._gate, self._responder, exchange, scope, request, send)
+                if await reply.answer(error):
                     return
                 if exchange.committed is not None and kind == "http" and (not held or is_of_database(error)):
-                    await self._send_error(exchange, scope, request, send)
+                    await reply.send_error()
                     raise
             if late is not None and not is_of_database(error):
                 await late.finish()
@@ -159,91 +160,11 @@ class LiteFSMiddleware:
             if exchange.withheld and exchange.answered is None:
                 exchange.speak()
 
-    def _start(
-        self,
-        exchange: Exchange,
-        message: Message,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        late: LateResponse | None,
-    ) -> Awaitable[None]:
-        """The response starts (or a WebSocket is accepted, or closed): is it one to replace, or to add to?
-
-        Called from where the application sends, so that an exception which it is just handling can be seen.
-        """
-        http = message["type"] == "http.response.start"
-        error = exchange.hidden_error(message["status"] if http else 500) if message["type"] != "websocket.accept" else None
-        if error is not None and self._gate.is_fault_of_node(exchange, error):
-            return self._replace(exchange, error, message, scope, receive, send, late)
-        return self._begin(exchange, message, scope, receive, send, late)
-
-    def _begin(
-        self,
-        exchange: Exchange,
-        message: Message,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        late: LateResponse | None,
-    ) -> Awaitable[None]:
-        http = message["type"] == "http.response.start"
-        if late is not None and http:
-            return late.start(message)
-        if http and (exchange.touched or exchange.written):
-            exchange.scheme = scope.get("scheme", "http")
-            return self._send_marked(exchange, message, scope, receive, send)
-        return send(message)
-
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self.app(scope, receive, send)
         finally:
             await self._responder.aclose()
-
-    async def _replace(
-        self,
-        exchange: Exchange,
-        error: BaseException,
-        message: Message,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        late: LateResponse | None,
-    ) -> None:
-        """Answer instead of the application, if its ``error`` calls for that; else send its ``message``."""
-        if not await self._answer_error(exchange, error, scope, receive, send):
-            await self._begin(exchange, message, scope, receive, send, late)
-
-    async def _answer_error(
-        self, exchange: Exchange, error: BaseException, scope: Scope, receive: Receive, send: Send
-    ) -> bool:
-        """Whether it has answered; else the error stays the application's."""
-        if (action := await self._gate.failed(exchange, error)) is None:
-            return False
-        exchange.answered = error
-        await self._responder.respond(action, scope, receive, send)
-        return True
-
-    async def _send_error(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        """What the server would send for an exception, with our headers; the exception goes on into its log."""
-        exchange.started = True
-        start = {"type": "http.response.start", "status": ERROR.status, "headers": ERROR.headers}
-        await self._send_marked(exchange, start, scope, receive, send)
-        await send({"type": "http.response.body", "body": ERROR.body})
-
-    async def _answer_reset(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        if exchange.reset is not None:
-            exchange.answered = exchange.reset
-            await self._answer_error(exchange, exchange.reset, scope, receive, send)
-
-    async def _send_marked(self, exchange: Exchange, message: Message, scope: Scope, receive: Receive, send: Send) -> None:
-        sent = list(message.get("headers", ()))
-        added = await self._gate.headers(exchange, sent)
-        if exchange.reset is not None:
-            await self._answer_reset(exchange, scope, receive, send)
-            return
-        await send({**message, "headers": sent + added} if added else message)
 
 
 def _route(scope: Scope) -> str:

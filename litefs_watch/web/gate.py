@@ -1,0 +1,219 @@
+"""What a middleware's gate knows of its node and its requests: which history they are of, and whether an answer may go.
+
+Decides nothing that `litefs_watch.consistency` can: that is pure, and this asks the watcher. `web.waiting` waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from litefs_watch.changes import Role
+from litefs_watch.consistency import PIN, Action, Confirm, Exchange, Hold, Look, Node, Options, Policy, Token, Wait
+from litefs_watch.consistency.exchange import Undone
+from litefs_watch.consistency.tokens import is_beyond
+from litefs_watch.core.history import Lineage, View
+from litefs_watch.errors import NotPrimary, WatcherClosed
+from litefs_watch.position import Position, Where
+from litefs_watch.sources.ltx import where_on_disk
+from litefs_watch.watchers.blocking import BlockingWatcher
+from litefs_watch.watchers.watcher import Watcher
+from litefs_watch.web.checks import LostTransactions, SecureCookie
+
+Waiting = Wait | Hold | Confirm | Look
+HeaderList = Iterable[tuple[bytes, bytes]]
+
+_RESET = "this node's database was reset to an earlier state while a request read it"
+_UNSURE = "nothing tells which position this node's database had when a request read it"
+_PAST = (Where.UNTOLD, Where.DOUBTED)
+"""What is said of a position from before what is known: the disk may know more."""
+
+
+def _where(view: View, found: Where, token: Token) -> Where | None:
+    """What the watcher can say of a token, and what the disk says where that is nothing."""
+    told = view.where(token)
+    return found if told in _PAST and found is not Where.UNTOLD else told
+
+
+def _nowhere(token: Token) -> None:
+    """What a watcher that is stopped can say of a token."""
+
+
+class Gate:
+    """What both have in common. Raises `ConfigError` for an option that can't work."""
+
+    def __init__(self, watcher: Watcher | BlockingWatcher, database: str | None, options: Options) -> None:
+        self.hostname = watcher.hostname
+        self.database = watcher.settings.database_or_default(database)
+        self.policy = Policy(options, self.database)
+        self._known = watcher
+        self._secure = SecureCookie(options)
+        self._max_waiting = options.max_waiting
+        self._monotonic = options.monotonic
+        self._max_age = options.max_age
+        self._waiting = 0
+        self._counting = threading.Lock()
+        self._lost = LostTransactions()
+
+    def node(self, exchange: Exchange) -> Node:
+        """The node as it is now. Where the watcher was stopped nothing is known, and nobody may wait."""
+        known = self._known
+        room = self._waiting < self._max_waiting
+        try:
+            view = known.run.view(self.database)
+        except WatcherClosed:
+            return Node(Role.UNKNOWN, None, self.hostname, None, _nowhere, room=False)
+        found = exchange.found
+        where = view.where if found is None or found[0] is not view.lineage else partial(_where, view, found[1])
+        new = time.monotonic() - view.since < self._max_age
+        return Node(*view.standing, self.hostname, view.position, where, view.vouched, view.led, view.term, new, room)
+
+    def _lookup(self, exchange: Exchange) -> Callable[[], tuple[object, Where]] | None:
+        """What reads from the disk of which history a token is, if it is from before what the watcher knows."""
+        token = exchange.token
+        if not isinstance(token, Position):
+            return None
+        try:
+            view = self._known.run.view(self.database)
+        except WatcherClosed:
+            return None
+        lineage, data_dir = view.lineage, view.data_dir
+        if data_dir is None or view.where(token) not in _PAST or (exchange.found and exchange.found[0] is lineage):
+            return None
+        return lambda: (lineage, where_on_disk(data_dir, self.database, token))
+
+    def is_met(self, exchange: Exchange) -> bool:
+        """Whether this is a read whose token is met: it runs on every node, whatever its role. Short for `enter`."""
+        if exchange.writes or exchange.token is None:
+            return False
+        if self._monotonic:
+            try:
+                run = self._known.run
+            except WatcherClosed:
+                return False
+            exchange.role, exchange.term, exchange.before = run.standing.role, run.term, run.position(self.database)
+            if not run.streaming:  # what is known may be late: `enter` reads the file
+                return False
+        return self._is_here(exchange)
+
+    def _is_here(self, exchange: Exchange) -> bool:
+        if exchange.token is None:
+            return False
+        try:
+            if isinstance(exchange.token, Position):  # no more than that: one that is untold may have to be looked up
+                return self._known.run.has_position(self.database, exchange.token)
+            return self._known.has_tx(exchange.token, self.database)
+        except WatcherClosed:
+            return False
+
+    def admit(self, exchange: Exchange) -> None:
+        """Before the application runs, where nothing is to be decided: what `failed` needs to know later."""
+        with contextlib.suppress(WatcherClosed):
+            exchange.admitted = self._known.run.glance(self.database)
+
+    def look_back(self, exchange: Exchange) -> None:
+        """When a response starts: whether what the request waited for is here still. A node that comes back from a fail-over
+        is reset, and what was read then is of neither history; such a read goes to the primary, which can tell."""
+        if exchange.token is None or exchange.writes or exchange.written or exchange.stale or self._is_here(exchange):
+            return
+        node, found = self.node(exchange), exchange.found
+        if exchange.role is Role.PRIMARY and (exchange.lost is not None or not isinstance(exchange.token, Position)):
+            if node.role is not Role.PRIMARY and exchange.lost is not None:
+                exchange.reset = NotPrimary(None, _RESET)
+            return
+        gone = not node.has(exchange.token) and node.where(exchange.token) in (Where.AHEAD, Where.ELSEWHERE, Where.DOUBTED)
+        if gone or (found is not None and found[0] is not self._lineage()):
+            exchange.reset = NotPrimary(None, _RESET)
+
+    def _check_answer(self, exchange: Exchange, position: Position | None) -> None:
+        """When ``position`` has been read for a response: whether it may be that of what was read, and what the client has
+        seen is in it. If not, the read goes to the primary: a token that promises less than it shows hides what is lost.
+        And whether what was written is in it."""
+        before = exchange.before
+        if exchange.wrote:
+            if before is not None and position is not None and is_beyond(before, position):
+                exchange.reset = Undone(f"the database went back from {before} to {position} while a request wrote")
+            return
+        if exchange.writes or exchange.written or exchange.stale:
+            return
+        token, lost = exchange.token, exchange.lost is not None
+        seen = [] if token is None or token == PIN or lost else [token]
+        if self._monotonic and before is not None:
+            seen.append(before)
+        if exchange.unreadable or (position is None and before is not None):
+            unsure = self._monotonic or lost
+        else:
+            unsure = self._monotonic and self._is_another(exchange, position)
+        if unsure:
+            exchange.reset = NotPrimary(None, _UNSURE)
+        elif position is not None and any(is_beyond(each, position) for each in seen):
+            exchange.reset = NotPrimary(None, _RESET)
+
+    def _is_another(self, exchange: Exchange, position: Position | None) -> bool:
+        """Whether this node may have been reset since the request was let in: there is another primary, or none; or it has
+        moved, and nobody vouches for that."""
+        node = self.node(exchange)
+        before = exchange.before
+        if node.term != exchange.term or (position != before and not node.vouched):
+            return True
+        return before is not None and node.where(before) is None  # LiteFS went away meanwhile
+
+    def _lineage(self) -> Lineage | None:
+        try:
+            return self._known.run.view(self.database).lineage
+        except WatcherClosed:
+            return None
+
+    def _wants_before(self, exchange: Exchange) -> bool:
+        """Whether the position that a read begins with is to be read from the file: what is known is late without events."""
+        if not self._monotonic or exchange.writes:
+            return False
+        try:
+            return not self._known.run.streaming
+        except WatcherClosed:
+            return False
+
+    def _say_lost(self, exchange: Exchange) -> None:
+        if exchange.lost is None:
+            return
+        with contextlib.suppress(WatcherClosed):  # in this very moment
+            self._known.run.count_lost()
+        self._lost.say(self.database, exchange.lost)
+
+    def _begin_wait(self) -> None:
+        with self._counting:
+            self._waiting += 1
+
+    def _end_wait(self, exchange: Exchange, action: Waiting) -> None:
+        with self._counting:
+            self._waiting -= 1
+        if isinstance(action, Wait):
+            exchange.waited = True
+        elif isinstance(action, Hold):
+            exchange.held = True
+        elif isinstance(action, Confirm):
+            exchange.asked = True
+        else:
+            exchange.looked = True
+
+    def headers_at(self, exchange: Exchange, position: Position | None, sent: HeaderList) -> list[tuple[bytes, bytes]]:
+        """What is added to the headers that the application has ``sent``, at that position. Where ``exchange.reset`` is set
+        then, the response is to be replaced, as by `failed`."""
+        self._check_answer(exchange, position)
+        added = self.policy.headers(exchange, self.node(exchange), position, sent)
+        self._secure.look(exchange, added)
+        self._say_lost(exchange)
+        return added
+
+    def _decide(self, exchange: Exchange) -> Action:
+        return self.policy.decide(exchange, self.node(exchange))
+
+    def _fail(self, exchange: Exchange, error: BaseException) -> Action | None:
+        return self.policy.failed(exchange, self.node(exchange), error)
+
+    def is_fault_of_node(self, exchange: Exchange, error: BaseException) -> bool:
+        """Whether the exception may say that the request belongs elsewhere, so that `failed` is to be asked."""
+        return self.policy.failed(exchange, self.node(exchange), error) is not None
