@@ -8,9 +8,9 @@ from litefs_watch.core.readings import DirectoryRead, Named
 PRIMARY = Standing(Role.PRIMARY)
 
 
-def of_named(named: Named, hostname: str) -> Standing:
-    """``.primary`` is there, and this node is ``hostname``."""
-    return Standing(Role.REPLICA, named.hostname) if named.hostname != hostname else NOBODY
+def of_named(named: Named | None, hostname: str) -> Standing:
+    """What ``.primary`` says on the node ``hostname``, where it is there."""
+    return Standing(Role.REPLICA, named.hostname) if named is not None and named.hostname != hostname else NOBODY
 
 
 def of_look(read: DirectoryRead, hostname: str, *, streaming: bool) -> Standing | None:

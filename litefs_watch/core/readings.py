@@ -57,6 +57,8 @@ class PositionsRead:
 
     began: float
     positions: Mapping[str, Position]
+    primary: Named | None = None
+    """What ``.primary`` said after them; None where it was absent, or not looked at."""
 
 
 @dataclass(frozen=True, slots=True)

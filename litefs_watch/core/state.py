@@ -96,10 +96,6 @@ class NodeState:
     def role(self) -> Role:
         return self.standing.role
 
-    @property
-    def primary(self) -> str | None:
-        return self.standing.primary
-
     def forget(self) -> None:
         """Know nothing any more: nobody watches."""
         self.standing, self.lag_ms = NOBODY, None
@@ -114,10 +110,10 @@ class NodeState:
     @property
     def vouched(self) -> bool:
         """Whether what is here is the cluster's: on the primary, and on a replica that follows it."""
-        role = self.standing.role
+        role, following = self.standing.role, self._following
         if self._claimed_at <= self._gone_at:  # LiteFS may be another one since
             return False
-        return role is Role.PRIMARY or (role is Role.REPLICA and self._following.begun)
+        return following.whom == PRIMARY if role is Role.PRIMARY else role is Role.REPLICA and following.begun
 
     def view(self, database: str, data_dir: Path | None = None, *, everything: bool = False) -> View:
         position, lineage, led = self.positions.get(database), self.here.get(database), self._led.get(database)
@@ -149,7 +145,9 @@ class NodeState:
                 changes = self._read_role(reading)  # first: it says whether the positions may meet anybody
                 changes = self._read_positions(reading) + changes
             case PositionsRead():
-                changes = self._read_positions(reading)
+                demoted = reading.primary is not None and self.role is Role.PRIMARY  # and may have been reset before it read
+                changes = self._claim(claims.of_named(reading.primary, self._hostname), reading.began) if demoted else []
+                changes += self._read_positions(reading)
             case RoleEvent():
                 changes = self._role_event(reading)
             case StreamEnded():
@@ -340,7 +338,7 @@ class NodeState:
             return []
         if self.role is Role.PRIMARY:
             self._led = dict(self.positions)
-        change = PrimaryChange(*claim, previous_role=self.role, previous_primary=self.primary)
+        change = PrimaryChange(*claim, previous_role=self.role, previous_primary=self.standing.primary)
         self.standing = claim
         self._candidate = None
         if claim.role is Role.UNKNOWN:

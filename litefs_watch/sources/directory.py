@@ -164,21 +164,23 @@ class Directory:
         return self._kind
 
     def positions(self, databases: Iterable[str]) -> tuple[PositionsRead, dict[str, str]]:
-        """Some databases' positions, and what was wrong with the others' files, by file name."""
-        read, faults, _ = self.go_on(databases, [], within=0)
+        """Some databases' positions, then ``.primary``, and what was wrong with the others' files, by file name."""
+        read, faults, _ = self.go_on(databases, [], within=0, named=True)
         return read, faults
 
     def go_on(
-        self, first: Iterable[str], left: list[str], *, within: float
+        self, first: Iterable[str], left: list[str], *, within: float, named: bool = False
     ) -> tuple[PositionsRead, dict[str, str], list[str]]:
-        """`positions` of ``first``, and then of what a look has ``left``, for not much longer than ``within`` seconds.
+        """`positions` of ``first``, and then of what a look has ``left``, for not much longer than ``within`` seconds; with
+        ``named`` then ``.primary``: where that is absent still, the positions are of the history that the role is of.
 
         Returns also what is still left.
         """
         began = time.monotonic()
         faults: dict[str, str] = {}
         positions, left = self._positions(first, left, began + within, faults)
-        return PositionsRead(began, positions), faults, left
+        primary = self._read(".primary", lambda raw: Named(parse_primary(raw)), faults) if named else None
+        return PositionsRead(began, positions, primary), faults, left
 
     def _positions(
         self, first: Iterable[str], others: list[str], until: float, faults: dict[str, str]

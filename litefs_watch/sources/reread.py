@@ -233,7 +233,7 @@ class Reread:
 
     async def _look_at_some(self, batch: _Batch, databases: set[str]) -> None:
         left = self._left
-        go_on = partial(self._directory.go_on, databases, left, within=SLICE)
+        go_on = partial(self._directory.go_on, databases, left, within=SLICE, named=bool(batch.databases))
         some, batch.faults, self._left = await self._thread.run(go_on)
         read = databases.union(left[: len(left) - len(self._left)])
         self._note_faults(batch.faults, read, left)

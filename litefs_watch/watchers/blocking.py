@@ -209,13 +209,15 @@ class BlockingWatcher:
         """
         from litefs_watch.sources.directory import Directory  # not before a watcher is there: it builds the models
 
-        self._live()
+        run = self._live()
         name = self.settings.database_or_default(database)
         if self.settings.litefs_dir is None or self.settings.standalone:
             return self.position(name)
         read, faults = Directory(self.settings.litefs_dir).positions([name])
-        if faults:
-            raise OSError(next(iter(faults.values())))
+        if (fault := faults.get(f"{name}-pos")) is not None:
+            raise OSError(fault)
+        if read.primary is not None and run.standing.role is Role.PRIMARY:
+            run.publish_here(read)
         return read.positions.get(name)
 
     # Waiting.

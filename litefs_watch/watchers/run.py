@@ -19,10 +19,10 @@ from weakref import WeakSet
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
-from litefs_watch.changes import PrimaryChange, Role, Standing
+from litefs_watch.changes import Change, PrimaryChange, Role, Standing
 from litefs_watch.core.board import Board
 from litefs_watch.core.history import View
-from litefs_watch.core.readings import NEVER_REPLICATED_MS, Reading, RoleEvent, TxEvent
+from litefs_watch.core.readings import NEVER_REPLICATED_MS, PositionsRead, Reading, RoleEvent, TxEvent
 from litefs_watch.core.state import NodeState
 from litefs_watch.core.waiters import PrimaryCheck, RoleWaiter, TxWaiter
 from litefs_watch.errors import TransactionLost, WaitTimeout, WatcherClosed
@@ -162,19 +162,31 @@ class Run:
                 supervisor.look(reading.database)
             else:
                 supervisor.look_at(again)
-        for change in changes:
-            if isinstance(change, PrimaryChange):
-                self._announce(change)
+        self._announce(changes)
         if self._on_ready is not None and supervisor is not None and supervisor.answered and board.state.settled:
             self._ready()
 
-    def _announce(self, change: PrimaryChange) -> None:
-        logger.info("role: %s%s", change.role, f" of {change.primary}" if change.primary else "")
-        for callback in list(self._callbacks):
-            try:
-                callback(change)
-            except Exception:
-                logger.exception("a callback for changes of the primary failed: %r", callback)
+    def publish_here(self, reading: PositionsRead) -> None:
+        """Take in what a thread has read by itself, at once; what follows from it is the event loop's."""
+        changes = self.board.apply(reading)
+
+        def follow() -> None:
+            self._announce(changes)
+            if self.supervisor is not None:
+                self.supervisor.look_at(time.monotonic())
+
+        if self.token is not None:
+            call_soon(self.token, follow)
+
+    def _announce(self, changes: list[Change]) -> None:
+        for change in changes:
+            if isinstance(change, PrimaryChange):
+                logger.info("role: %s%s", change.role, f" of {change.primary}" if change.primary else "")
+                for callback in list(self._callbacks):
+                    try:
+                        callback(change)
+                    except Exception:
+                        logger.exception("a callback for changes of the primary failed: %r", callback)
 
     def _known(self) -> set[str]:
         database = self.settings.database

@@ -404,6 +404,20 @@ async def test_a_write_of_who_was_demoted_names_where_it_was_made() -> None:
         assert (reply.status, (reply.cookie or "").partition(";")[0]) == (200, f"litefs_pos={token}")
 
 
+async def test_a_write_is_pinned_where_somebody_else_may_be_the_primary_by_now() -> None:
+    """This node's role has not changed yet; but what the file says may be of another history. Cookies of LiteFS's proxy have
+    no pin: they carry what the file says."""
+    for options, cookie_set in (({}, "litefs_pos=pin"), ({"cookie": "__txid"}, "__txid=000000000000000e")):
+        watcher = FakeWatcher()
+        watcher.file = Position(14, 9)
+
+        def claim(scope: Scope, watcher: FakeWatcher = watcher) -> None:
+            watcher.term += 1
+
+        reply = await ask(watcher, "POST", None, Handler(claim), **options)
+        assert (reply.status, (reply.cookie or "").partition(";")[0]) == (200, cookie_set)
+
+
 READS = {"monotonic": {"monotonic": True}, "own writes": {}}
 
 

@@ -509,7 +509,7 @@ def test_another_primary_vouches_with_its_first_sign_of_life(node: Driver) -> No
     follow(node, lag=100)
     node(replica(2.0, "b"), read(2.0, primary="b", lag=1000, positions={DB: at(5)}))
     node(read(2.3, primary="b", lag=1300, positions={DB: at(5)}))
-    assert (node.state.primary, node.state.has(DB, 5)) == ("b", None)
+    assert (node.state.standing.primary, node.state.has(DB, 5)) == ("b", None)
     assert node.state.has(DB, at(5)) == at(5)
     node(read(2.6, primary="b", lag=50, positions={DB: at(5)}))
     assert node.state.has(DB, 5) == at(5)
@@ -589,3 +589,20 @@ def test_a_change_that_goes_back_says_how_much_was_dropped(node: Driver, back: P
     (change,) = node.state.apply(read(2.0, lag=0, positions={DB: back}))
     assert isinstance(change, TxChange)
     assert change.rewound == dropped
+
+
+def test_a_primary_that_is_named_another_one_is_doubted_at_once(node: Driver) -> None:
+    """By the look that reads a position: it may have been reset before that, and its role has not changed yet. On a replica
+    that says nothing new."""
+    node(primary(1.0, first=True), read(1.0, lag=0, positions={DB: at(5, 1)}))
+    term = node.state.term
+    node(PositionsRead(2.0, {DB: at(6, 2)}, Named("b")))
+    assert node.state.role is Role.PRIMARY
+    assert node.state.term != term
+    assert node.state.look_again_at is not None
+    assert node.state.view(DB).where(at(5, 1)) is Where.DOUBTED
+    assert node.state.has(DB, 5) is None
+    node(read(3.0, primary="b", lag=10, positions={DB: at(6, 2)}))
+    term = node.state.term
+    node(PositionsRead(4.0, {DB: at(7, 2)}, Named("b")))
+    assert node.state.term == term

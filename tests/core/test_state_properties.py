@@ -148,9 +148,9 @@ def test_any_readings_keep_the_invariants(sequence: list[tuple[float, Reading]])
                 assert (change.previous_role, change.previous_primary) == before
                 assert (change.role, change.primary) != before
                 before = (change.role, change.primary)
-        assert (state.role, state.primary) == before
-        assert state.primary != "me"
-        assert state.primary is None or state.role is Role.REPLICA
+        assert (state.role, state.standing.primary) == before
+        assert state.standing.primary != "me"
+        assert state.standing.primary is None or state.role is Role.REPLICA
         assert state.look_again_at is None or state.look_again_at >= clock
 
 
@@ -165,4 +165,4 @@ def test_a_later_good_reading_heals(sequence: list[tuple[float, Reading]], prima
         state.apply(type(reading)(**fields))
     for moment in (clock + 1, clock + 2):
         state.apply(DirectoryRead(moment, Mount.LITEFS, Named(primary), 5, {DB: Position(9, 9)}))
-    assert (state.role, state.primary, state.positions[DB]) == (Role.REPLICA, primary, Position(9, 9))
+    assert (state.role, state.standing.primary, state.positions[DB]) == (Role.REPLICA, primary, Position(9, 9))

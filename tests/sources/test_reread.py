@@ -55,7 +55,7 @@ class FakeDirectory(Directory):
         return DirectoryRead(0.0, Mount.LITEFS, positions=dict.fromkeys([*first, *taken], self.position)), left
 
     def go_on(
-        self, first: Iterable[str], left: list[str], *, within: float
+        self, first: Iterable[str], left: list[str], *, within: float, named: bool = False
     ) -> tuple[PositionsRead, dict[str, str], list[str]]:
         self._note(frozenset(first))
         taken, left = self.split(left)

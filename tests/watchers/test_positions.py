@@ -141,3 +141,30 @@ async def test_a_primary_that_is_one_no_longer_is_found_out(node: SimulatedNode)
         watcher._run.supervisor._files.close()  # type: ignore[union-attr]
         node.set_primary("other")
         assert not await watcher.confirm_primary(timeout=SOON)
+
+
+async def test_a_position_is_read_with_who_is_the_primary(node: SimulatedNode) -> None:
+    """Where no source has noticed: the file may be of another history, which is known before the position is handed out."""
+    async with Watcher(node.settings(idle_interval=60.0, silence=60.0, api_url=None)) as watcher:
+        await watcher.wait_for_role(Role.PRIMARY, timeout=SOON)
+        assert watcher.run.supervisor is not None
+        watcher.run.supervisor._files.close()
+        term = watcher.run.term
+        await watcher.read_position()
+        assert watcher.run.term == term
+        node.set_primary("other")
+        await watcher.read_position()
+        assert watcher.run.term != term
+
+
+def test_a_position_is_read_with_who_is_the_primary_in_threads(node: SimulatedNode) -> None:
+    """The same, in the thread that reads; the role follows."""
+    with BlockingWatcher(node.settings(idle_interval=60.0, silence=60.0, api_url=None)) as watcher:
+        watcher.wait_for_role(Role.PRIMARY, timeout=SOON)
+        assert watcher.run.supervisor is not None
+        watcher.run.supervisor._files.close()
+        term = watcher.run.term
+        node.set_primary("other")
+        watcher.read_position()
+        assert watcher.run.term != term
+        watcher.wait_for_role(Role.REPLICA, timeout=SOON)

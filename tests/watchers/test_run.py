@@ -232,7 +232,7 @@ PROGRAMS = {
     "a callback that hangs": """
 hung = threading.Event()
 watcher.on_primary_change(lambda change: (hung.set(), time.sleep(60)))
-call_soon(watcher._run.token, lambda: watcher._run._announce(PrimaryChange(Role.UNKNOWN, None, Role.PRIMARY, None)))
+call_soon(watcher._run.token, lambda: watcher._run._announce([PrimaryChange(Role.UNKNOWN, None, Role.PRIMARY, None)]))
 hung.wait(10)
 """,
 }
