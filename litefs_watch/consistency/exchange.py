@@ -34,8 +34,6 @@ class Node(NamedTuple):
     """What it can say of a token; None while nothing confirms what it knew."""
     vouched: bool = True
     """Whether what is here is the cluster's: on the primary, and on a replica that follows it."""
-    led: Position | None = None
-    """Where the database was when this node last ceased to be the primary."""
     term: int = 0
     """Another number each time that this node may have been reset: there is another primary, or none."""
     new: bool = False

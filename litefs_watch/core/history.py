@@ -69,8 +69,6 @@ class View(NamedTuple):
     """Whether those begin with something that may have replaced the database."""
     data_dir: Path | None = None
     """LiteFS's data directory: as set, or as LiteFS says; None where it is not known."""
-    led: Position | None = None
-    """Where it was when this node last ceased to be the primary."""
     term: int = 0
     """Another number each time that it may have been replaced: there is another primary, or none."""
     since: float = float("-inf")

@@ -86,7 +86,6 @@ class NodeState:
         self._doubted: set[str] = set()  # databases whose events may be of a history that is gone (rule 2)
         self._following = Following()  # rule 10
         self._tenure = Tenure(lease_ttl)  # rule 11
-        self._led: dict[str, Position] = {}  # where each database was when this node last ceased to be the primary
         self._vouched_at = _NEVER  # since when somebody vouches for what this node has
 
         self._gone_at = _NEVER  # when LiteFS was last known to be gone (rule 9) …
@@ -116,10 +115,10 @@ class NodeState:
         return following.whom == PRIMARY if role is Role.PRIMARY else role is Role.REPLICA and following.begun
 
     def view(self, database: str, data_dir: Path | None = None, *, everything: bool = False) -> View:
-        position, lineage, led = self.positions.get(database), self.here.get(database), self._led.get(database)
+        position, lineage = self.positions.get(database), self.here.get(database)
         replaced = lineage is not None and self.histories.by_database[database].replaced
         term, changed_at = self._following.term, self._following.changed_at
-        return View(self.standing, self.vouched, position, lineage, replaced, data_dir, led, term, changed_at, everything)
+        return View(self.standing, self.vouched, position, lineage, replaced, data_dir, term, changed_at, everything)
 
     def has(self, database: str, wanted: int | Position) -> Position | None:
         """What meets a wait, if it is met. May be asked from any thread."""
@@ -336,8 +335,6 @@ class NodeState:
             self._candidate, self._candidate_since = claim, began
         if not sure and began < self._candidate_since + self._settle:
             return []
-        if self.role is Role.PRIMARY:
-            self._led = dict(self.positions)
         change = PrimaryChange(*claim, previous_role=self.role, previous_primary=self.standing.primary)
         self.standing = claim
         self._candidate = None

@@ -69,7 +69,7 @@ class Gate:
         found = exchange.found
         where = view.where if found is None or found[0] is not view.lineage else partial(_where, view, found[1])
         new = time.monotonic() - view.since < self._max_age
-        return Node(*view.standing, self.hostname, view.position, where, view.vouched, view.led, view.term, new, room)
+        return Node(*view.standing, self.hostname, view.position, where, view.vouched, view.term, new, room)
 
     def _lookup(self, exchange: Exchange) -> Callable[[], tuple[object, Where]] | None:
         """What reads from the disk of which history a token is, if it is from before what the watcher knows."""

@@ -44,7 +44,6 @@ class FakeWatcher:
         self.reads = 0
         self.lost = 0
         self.replaced = False
-        self.led: Position | None = None
         self.term = 0
         self.since = float("-inf")
         self.streaming = True
@@ -81,9 +80,7 @@ class FakeWatcher:
             self._lineage = None if self.known is None else Lineage.of(self.known)
         lineage = self._lineage if self.confirmed else None
         vouched = self.role is not Role.UNKNOWN and self.follows
-        return View(
-            self.standing, vouched, self.known, lineage, self.replaced, self.data_dir, self.led, self.term, self.since
-        )
+        return View(self.standing, vouched, self.known, lineage, self.replaced, self.data_dir, self.term, self.since)
 
     def has_tx(self, txid: int | Position, database: str | None = None) -> bool:
         view = self.view()

@@ -390,32 +390,21 @@ async def test_a_write_whose_database_went_back_is_not_acknowledged(caplog: pyte
     assert "went back from" in caplog.text
 
 
-async def test_a_write_of_who_was_demoted_names_where_it_was_made() -> None:
-    """The file may be of another history by then. Where nothing newer than before was heard, it pins."""
-    for led, token in ((Position(11, 5), Position(11, 5)), (HERE, "pin"), (None, "pin")):
-        watcher = FakeWatcher()
-        watcher.file = Position(14, 9)
-
-        def demote(scope: Scope, watcher: FakeWatcher = watcher, led: Position | None = led) -> None:
-            watcher.become(Role.REPLICA, "node-b")
-            watcher.led = led
-
-        reply = await ask(watcher, "POST", None, Handler(demote))
-        assert (reply.status, (reply.cookie or "").partition(";")[0]) == (200, f"litefs_pos={token}")
-
-
-async def test_a_write_is_pinned_where_somebody_else_may_be_the_primary_by_now() -> None:
-    """This node's role has not changed yet; but what the file says may be of another history. Cookies of LiteFS's proxy have
+@pytest.mark.parametrize("demoted", [True, False], ids=["demoted", "another one is named"])
+async def test_a_write_is_pinned_where_somebody_else_may_be_the_primary_by_now(demoted: bool) -> None:
+    """What the file says may be of another history, and what was heard last may be too old. Cookies of LiteFS's proxy have
     no pin: they carry what the file says."""
-    for options, cookie_set in (({}, "litefs_pos=pin"), ({"cookie": "__txid"}, "__txid=000000000000000e")):
+    for options, carried in (({}, "litefs_pos=pin"), ({"cookie": "__txid"}, "__txid=000000000000000e")):
         watcher = FakeWatcher()
         watcher.file = Position(14, 9)
 
-        def claim(scope: Scope, watcher: FakeWatcher = watcher) -> None:
+        def change(scope: Scope, watcher: FakeWatcher = watcher) -> None:
             watcher.term += 1
+            if demoted:
+                watcher.become(Role.REPLICA, "node-b")
 
-        reply = await ask(watcher, "POST", None, Handler(claim), **options)
-        assert (reply.status, (reply.cookie or "").partition(";")[0]) == (200, cookie_set)
+        reply = await ask(watcher, "POST", None, Handler(change), **options)
+        assert (reply.status, (reply.cookie or "").partition(";")[0]) == (200, carried)
 
 
 READS = {"monotonic": {"monotonic": True}, "own writes": {}}
