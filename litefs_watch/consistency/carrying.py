@@ -7,8 +7,8 @@ The rules.
    is in it. Where that can't be read, the newer position that the watcher has heard of since.
 2. **A write whose position is not known yet is pinned**: it has not moved (the commit may follow the response), or may move
    again (the application runs on, or its route was seen to commit late), or it is unreadable. Only the primary meets a pin,
-   and replaces it at the client's next request there. So is one whose node has ceased to be the primary
-   meanwhile, or may have: the file may be of another history. What is known to be gone by then is not acknowledged at all:
+   and replaces it at the client's next request there. So is one whose node has followed
+   another primary meanwhile: the file may be of another history. What is known to be gone by then is not acknowledged at all:
    that is `Policy.failed`'s matter. Of several databases, one that has
    not moved needs no pin where another one has.
 3. **A token never goes back**, unless what it names is lost.
@@ -109,7 +109,7 @@ class Carrying:
         pin = PIN if self._tokens.can_pin and not node.standalone else None
         if exchange.committed is not None:
             return pin
-        if wrote and (node.role is not Role.PRIMARY or node.term != exchange.term):
+        if wrote and node.term != exchange.term:
             return pin or position
         if exchange.late and wrote and pin is not None:
             return pin

@@ -35,7 +35,7 @@ class Node(NamedTuple):
     vouched: bool = True
     """Whether what is here is the cluster's: on the primary, and on a replica that follows it."""
     term: int = 0
-    """Another number each time that this node may have been reset: there is another primary, or none."""
+    """Another number each time that this node may have been reset: somebody else was named as the primary."""
     new: bool = False
     """Whether this primary took over so lately that clients may have pins of the one before."""
     room: bool = True

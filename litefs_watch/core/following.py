@@ -24,7 +24,8 @@ class Following:
         self.since = NEVER
         """When that was first claimed."""
         self.term = 0
-        """How many there have been, none counted as one, too."""
+        """How many times somebody else was named: only who follows another one is reset."""
+        self._changes = 0
         self.begun = False
         """Whether LiteFS says that replication from it has begun."""
         self._beat_at = self._beat_before = NEVER  # the last sign of life of any primary, and that of those before this one
@@ -32,7 +33,7 @@ class Following:
     @property
     def changed_at(self) -> float:
         """When the last one took the place of another, or of none."""
-        return self.since if self.term > 1 else NEVER
+        return self.since if self._changes > 1 else NEVER
 
     @property
     def awaited(self) -> bool:
@@ -44,7 +45,8 @@ class Following:
         if claim == self.whom:
             return False
         self.whom, self.since, self.begun = claim, began, False
-        self.term += 1
+        self._changes += 1
+        self.term += claim.role is Role.REPLICA
         self._beat_before = self._beat_at
         return True
 

@@ -70,9 +70,9 @@ class View(NamedTuple):
     data_dir: Path | None = None
     """LiteFS's data directory: as set, or as LiteFS says; None where it is not known."""
     term: int = 0
-    """Another number each time that it may have been replaced: there is another primary, or none."""
+    """Another number each time that it may have been replaced: somebody else was named as the primary."""
     since: float = float("-inf")
-    """When that was last so, on the readings' clock; none in the run's first."""
+    """When this primary took the place of another, or of none, on the readings' clock; -inf for the run's first."""
     everything: bool = False
     """Standalone: whatever is asked for is here."""
 

@@ -103,7 +103,7 @@ class NodeState:
 
     @property
     def term(self) -> int:
-        """Another number each time that somebody claims another primary, or none."""
+        """Another number each time that somebody names another primary: before that, this node is not reset."""
         return self._following.term
 
     @property

@@ -248,7 +248,7 @@ class Run:
 
     @property
     def term(self) -> int:
-        """Another number each time that there is another primary, or none."""
+        """Another number each time that somebody else is named as the primary: before that, this node is not reset."""
         return self.board.state.term
 
     def position(self, database: str) -> Position | None:

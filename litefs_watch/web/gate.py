@@ -153,8 +153,8 @@ class Gate:
             exchange.reset = NotPrimary(None, _RESET)
 
     def _is_another(self, exchange: Exchange, position: Position | None) -> bool:
-        """Whether this node may have been reset since the request was let in: there is another primary, or none; or it has
-        moved, and nobody vouches for that."""
+        """Whether this node may have been reset since the request was let in: somebody else was named as the primary; or it
+        has moved, and nobody vouches for that."""
         node = self.node(exchange)
         before = exchange.before
         if node.term != exchange.term or (position != before and not node.vouched):

@@ -390,21 +390,28 @@ async def test_a_write_whose_database_went_back_is_not_acknowledged(caplog: pyte
     assert "went back from" in caplog.text
 
 
-@pytest.mark.parametrize("demoted", [True, False], ids=["demoted", "another one is named"])
-async def test_a_write_is_pinned_where_somebody_else_may_be_the_primary_by_now(demoted: bool) -> None:
+async def test_a_write_whose_node_has_followed_another_one_meanwhile_is_pinned() -> None:
     """What the file says may be of another history, and what was heard last may be too old. Cookies of LiteFS's proxy have
     no pin: they carry what the file says."""
     for options, carried in (({}, "litefs_pos=pin"), ({"cookie": "__txid"}, "__txid=000000000000000e")):
-        watcher = FakeWatcher()
-        watcher.file = Position(14, 9)
+        for role, primary in ((Role.REPLICA, "node-b"), (Role.PRIMARY, None)):
+            watcher = FakeWatcher()
+            watcher.file = Position(14, 9)
 
-        def change(scope: Scope, watcher: FakeWatcher = watcher) -> None:
-            watcher.term += 1
-            if demoted:
-                watcher.become(Role.REPLICA, "node-b")
+            def follow(scope: Scope, w: FakeWatcher = watcher, role: Role = role, primary: str | None = primary) -> None:
+                w.term += 1
+                w.become(role, primary)
 
-        reply = await ask(watcher, "POST", None, Handler(change), **options)
-        assert (reply.status, (reply.cookie or "").partition(";")[0]) == (200, carried)
+            reply = await ask(watcher, "POST", None, Handler(follow), **options)
+            assert (reply.status, (reply.cookie or "").partition(";")[0]) == (200, carried)
+
+
+async def test_a_write_on_who_is_the_primary_no_more_is_where_the_file_says() -> None:
+    """Until it follows another one it is not reset: a hand-over has begun, or LiteFS has lost its lease."""
+    watcher = FakeWatcher()
+    watcher.file = Position(14, 9)
+    reply = await ask(watcher, "POST", None, Handler(lambda scope: watcher.become(Role.UNKNOWN)))
+    assert (reply.status, (reply.cookie or "").partition(";")[0]) == (200, f"litefs_pos={Position(14, 9)}")
 
 
 READS = {"monotonic": {"monotonic": True}, "own writes": {}}
