@@ -7,10 +7,9 @@ The rules.
    is in it. Where that can't be read, the newer position that the watcher has heard of since.
 2. **A write whose position is not known yet is pinned**: it has not moved (the commit may follow the response), or may move
    again (the application runs on, or its route was seen to commit late), or it is unreadable. Only the primary meets a pin,
-   and replaces it at the client's next request there. So is one whose node has followed
-   another primary meanwhile: the file may be of another history. What is known to be gone by then is not acknowledged at all:
-   that is `Policy.failed`'s matter. Of several databases, one that has
-   not moved needs no pin where another one has.
+   and replaces it at the client's next request there. So is one whose node has followed another primary meanwhile: the
+   file may be of another history. What is known to be gone by then is not acknowledged at all: that is `Policy.failed`'s
+   matter. Of several databases, one that has not moved needs no pin where another one has.
 3. **A token never goes back**, unless what it names is lost.
 4. **What is lost is said**, by the primary alone, which has the one history that counts: the client's transaction was ahead
    or elsewhere when a look confirmed that this is the primary, and the file does not say otherwise. ``litefs-lost`` names

@@ -5,12 +5,13 @@ What a client does next is drawn from its own seed, so that a seed gives the sam
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
 from litefs_watch.consistency import Options
@@ -39,36 +40,37 @@ class Record:
         """The starts of those operations whose answer said that it can't tell whether something is lost."""
         self.false_alarms: list[str] = []
         """Answers that were sure of a loss, of nodes that were not the primary, whose history is the one that counts."""
-        self.leader: Callable[[], str | None] = lambda: ""
-        """Who is the primary, by the cluster's own word; '' where nobody can tell."""
-        self._leaders: list[tuple[int, str | None]] = [(-1, "")]
+        self._leaders: list[tuple[int, str]] = []
         self.statuses: Counter[int] = Counter()
         self.errors: Counter[str] = Counter()
         self.over = False
         self._tick = itertools.count()
         self._begun = 0
         self._progress = threading.Condition()
+        self._leading = threading.Lock()
 
     def begin(self) -> int:
         """A request is about to be sent. The time, by a clock that ticks with each request and each answer."""
         with self._progress:
             self._begun += 1
             self._progress.notify_all()
-        return self._ticked()
+        return next(self._tick)
 
     def end(self) -> int:
-        return self._ticked()
+        return next(self._tick)
 
-    def _ticked(self) -> int:
-        leader, tick = self.leader(), next(self._tick)
-        if leader != self._leaders[-1][1]:
-            self._leaders.append((tick, leader))
-        return tick
+    @contextlib.contextmanager
+    def leads(self, hostname: str) -> Iterator[None]:
+        """Inside, this node becomes the primary: by the cluster's own word."""
+        with self._leading:
+            yield
+            self._leaders.append((next(self._tick), hostname))
 
-    def leaders(self, start: int) -> set[str | None]:
-        """Who has been the primary since then, as far as anybody has looked."""
-        since = next(index for index in reversed(range(len(self._leaders))) if self._leaders[index][0] <= start)
-        return {leader for _, leader in self._leaders[since:]}
+    def leaders(self, start: int) -> set[str]:
+        """Who has been the primary since then; nobody where the cluster doesn't say."""
+        with self._leading:
+            before = [leader for tick, leader in self._leaders if tick <= start][-1:]
+            return {*before, *(leader for tick, leader in self._leaders if tick > start)}
 
     def wait_for(self, begun: int, timeout: float) -> bool:
         """Wait until so many requests have begun, at most ``timeout`` seconds. False where all is over."""
@@ -149,7 +151,7 @@ class Client:
         end = self._record.end()
         if response.header(LOST_HEADER) is not None:
             leaders = self._record.leaders(start)
-            if "" not in leaders and trail[-1].partition(":")[0] not in leaders:
+            if leaders and trail[-1].partition(":")[0] not in leaders:
                 self._record.false_alarms += trail
         self.keep(session, response)
         ok = response.status == 200

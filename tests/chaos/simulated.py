@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any
 
-from litefs_watch import NoPrimary
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
 from tests.chaos.app import Connect, Maintenance, Store, create, newest
 from tests.chaos.driver import Driver
@@ -36,8 +35,10 @@ class Simulated(Scene):
             connection.execute(f"PRAGMA journal_mode={self.run.journal}")
             create(connection, [])
         self._cluster.wait_until_replicated()
-        self.run.record.leader = self._leader
+        with self.run.record.leads(self._cluster.primary.hostname):
+            pass
         for node in self._cluster:
+            self._watch_leading(node)
             # On LiteFS nobody sees a transaction before its TXID: who has seen one here waits until the cluster shows that.
             shown = partial(self._show, node)
             store = Store(node.hostname, connector(self._cluster, node), self._maintenance, shown)
@@ -60,11 +61,19 @@ class Simulated(Scene):
         if not node.running:
             raise sqlite3.OperationalError("disk I/O error")
 
-    def _leader(self) -> str | None:
-        try:
-            return self._cluster.primary.hostname
-        except NoPrimary:
-            return None
+    def _watch_leading(self, node: SimulatedNode) -> None:
+        """Have it recorded when a node becomes the primary: somebody who looks now and then would miss some."""
+        become_primary, restart = node.become_primary, node.restart
+
+        def recorded(*args: Any, **options: Any) -> None:
+            with self.run.record.leads(node.hostname):
+                become_primary(*args, **options)
+
+        def restarted(**options: Any) -> None:
+            with self.run.record.leads(node.hostname) if options.get("primary", "") is None else nullcontext():
+                restart(**options)
+
+        node.become_primary, node.restart = recorded, restarted  # type: ignore[method-assign]
 
     def log(self) -> list[str]:
         with closing(self._cluster.connect()) as connection:

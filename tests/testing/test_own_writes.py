@@ -65,10 +65,12 @@ def stale_reads(primary: str, replica: str, client_number: int) -> list[str]:
     return stale
 
 
-def check(primary: str, replica: str) -> None:
+def check(cluster: SimulatedCluster, primary: str, replica: str) -> None:
     with ThreadPoolExecutor(CLIENTS) as pool:
         found = pool.map(lambda number: stale_reads(primary, replica, number), range(CLIENTS))
         assert [title for stale in found for title in stale] == []
+    cluster.wait_until_replicated()
+    cluster.pause_replication()
     with httpx2.Client(timeout=30) as client:  # and it is the cookie that does it
         client.post(f"{primary}/todos/last").raise_for_status()
         client.cookies.clear()
@@ -79,11 +81,11 @@ def check(primary: str, replica: str) -> None:
 def test_an_application_in_another_process_reads_its_own_writes(todos: SimulatedCluster, framework: str) -> None:
     """Whatever it writes with; without its cookie it does not, so it is not the lag that is short."""
     with ExitStack() as stack:
-        check(*[elsewhere(stack, framework, node) for node in todos.nodes])
+        check(todos, *[elsewhere(stack, framework, node) for node in todos.nodes])
 
 
 @pytest.mark.parametrize("framework", ASGI)
 def test_an_application_in_this_process_reads_its_own_writes(todos: SimulatedCluster, framework: str) -> None:
     """The process of the simulator."""
     with ExitStack() as stack:
-        check(*[stack.enter_context(serve_here(MAKERS[framework](node.settings()))) for node in todos.nodes])
+        check(todos, *[stack.enter_context(serve_here(MAKERS[framework](node.settings()))) for node in todos.nodes])

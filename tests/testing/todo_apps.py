@@ -138,6 +138,7 @@ def litestar(settings: Settings) -> Any:
         [litestar.post("/todos/{title:str}")(add), litestar.get("/todos")(titles)],
         plugins=[SQLAlchemyPlugin(config=database)],
         lifespan=[watcher.lifespan],
+        logging_config=None,  # Litestar's own one takes the root logger, and every later test's log with it
     )
     return AsgiMiddleware(site, watcher, **OPTIONS)
 
