@@ -64,7 +64,7 @@ class Supervisor:
         self._directory = Directory(litefs_dir)
         self._reread = Reread(
             self._directory,
-            idle_interval=settings.idle_interval,
+            idle_interval=min(settings.idle_interval, settings.silence / 2),  # asked as the silence ends, it answers late
             blind_interval=settings.blind_interval,
             report=self._report,
             known=known,

@@ -261,3 +261,18 @@ async def test_a_long_look_is_no_silence(tmp_path: Path, monkeypatch: pytest.Mon
         await harness.until(lambda: any(isinstance(each, DirectoryRead) for each in harness.readings))
         assert not any(isinstance(each, Silence) for each in harness.readings)
         slow.set()
+
+
+@pytest.mark.parametrize(("silence", "idle_interval", "latest"), [(1.0, 1.0, 0.5), (60.0, 60.0, 30.0), (3.0, 1.0, 1.0)])
+def test_a_quiet_node_is_asked_twice_before_it_is_silent(
+    tmp_path: Path, silence: float, idle_interval: float, latest: float
+) -> None:
+    """Also where `silence` is no longer than `idle_interval`: a look that begins as the silence ends would be late."""
+    supervisor = Supervisor(
+        Settings(tmp_path, api_url=None, silence=silence, idle_interval=idle_interval),
+        tmp_path,
+        publish=lambda _: None,
+        known=set,
+        awaited=frozenset,
+    )
+    assert supervisor._reread._interval() == latest
