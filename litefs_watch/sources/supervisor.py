@@ -216,7 +216,7 @@ class Supervisor:
         while True:
             quiet = time.monotonic() - max(self._answered_at, self._directory.answered_at)
             if quiet < self._settings.silence:
-                await anyio.sleep(self._settings.silence - quiet)
+                await sleep(self._settings.silence - quiet)
                 continue
             self._reread.health.down(f"no answer from {self._settings.litefs_dir} for {quiet:.1f} s: is LiteFS frozen?")
             self._answered = anyio.Event()

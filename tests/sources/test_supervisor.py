@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -15,6 +16,7 @@ import pytest
 
 from litefs_watch import Position, Settings, WatcherClosed
 from litefs_watch.core.readings import DirectoryRead, PositionsRead, Reading, Silence, StreamEnded
+from litefs_watch.sources import directory as directory_module
 from litefs_watch.sources import supervisor as supervisor_module
 from litefs_watch.sources.directory import Directory
 from litefs_watch.sources.supervisor import Supervisor
@@ -245,22 +247,38 @@ async def test_pauses_grow(harness: Harness, monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_a_long_look_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each file that answers is an answer, long before the look at all of them is done and reported."""
-    for number in range(150):
+    for number in range(10):
         (tmp_path / f"{number}.db-pos").write_text(f"{5:016x}/{1 << 63:016x}\n")
-    harness = Harness(tmp_path, silence=0.5)
+    clock, listened = [0.0], threading.Event()
+    for module in (supervisor_module, directory_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    harness = Harness(tmp_path, silence=60.0)
+
+    async def sleep(_: float) -> None:
+        listened.set()
+        await anyio.sleep(0.001)
+
     opened = os.open
-    slow = threading.Event()
 
     def slowly(*arguments: Any) -> int:
         if str(arguments[0]).endswith("-pos"):
-            slow.wait(0.01)  # 1.5 s in all
+            clock[0] += 40.0
+            listened.clear()
+            listened.wait(SOON)  # it sleeps again, or has heard a silence
         return opened(*arguments)
 
+    def publish(reading: Reading) -> None:
+        harness.publish(reading)
+        if isinstance(reading, Silence):
+            listened.set()
+
+    harness.supervisor._publish = publish
+    monkeypatch.setattr(supervisor_module, "sleep", sleep)
     monkeypatch.setattr(os, "open", slowly)
     async with harness.running():
         await harness.until(lambda: any(isinstance(each, DirectoryRead) for each in harness.readings))
-        assert not any(isinstance(each, Silence) for each in harness.readings)
-        slow.set()
+    assert clock[0] > 5 * 60.0
+    assert not any(isinstance(each, Silence) for each in harness.readings)
 
 
 @pytest.mark.parametrize(("silence", "idle_interval", "latest"), [(1.0, 1.0, 0.5), (60.0, 60.0, 30.0), (3.0, 1.0, 1.0)])
