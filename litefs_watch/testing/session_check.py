@@ -14,7 +14,8 @@ The rules, with *place* for where an id is in the log, and *before* for 'ended b
 4. A read that saw something gone is on another branch. What it saw of the log is its place; where it saw nothing of it, its
    branch had at most what is in front of the first write that began after the gone one was acknowledged. Whether one thing
    that is gone includes another can't be known: no verdict.
-5. Unanswered and refused operations promise nothing. An unanswered write that is in the log must obey rule 2.
+5. Unanswered and refused operations promise nothing. An unanswered write that is in the log must obey rule 2; by rule 3 it
+   breaks nobody, for it could tell nothing: the next answer does, or breaks its session.
 6. An operation *tests* a guarantee where its node might have answered otherwise, and broken it: no answer of that node,
    before it, had shown what the guarantee demands. So nothing is tested by asking again who took the write, nor a replica
    that is known to have it. What rule 3 is about is tested by each operation in the history that survived, told or not.
@@ -211,6 +212,8 @@ class _Checker:
             self._check(Guarantee.MONOTONIC_READS, session.reads, missed[1], operation, view.place, said)
         place = self._log.place(operation)
         if place is not None and operation.answer != "refused":
+            if not operation.acknowledged:
+                gone = None, None
             said = f"{operation.written!r}, written later, is in the log"
             self._check(Guarantee.MONOTONIC_WRITES, session.writes, gone[0], operation, place - 1, said)
             self._check(Guarantee.WRITES_FOLLOW_READS, session.reads, gone[1], operation, place - 1, said)

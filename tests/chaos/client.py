@@ -23,7 +23,7 @@ from tests.chaos.http import Conversation, Request, Response, Sent
 TOKEN_HEADER = Options().header or ""
 LOST_HEADER, DOUBTED_HEADER = "litefs-lost", "litefs-doubted"
 
-KINDS = {("GET", "/"): 50, ("POST", "/"): 35, ("POST", SWAP): 10, ("GET", TOUCH): 5}
+KINDS = {("GET", "/"): 45, ("POST", "/"): 40, ("POST", SWAP): 10, ("GET", TOUCH): 5}
 """How often a client does what."""
 STAYS = 40
 """Requests of a session, on average, before its client starts as somebody new."""

@@ -85,6 +85,8 @@ class Definitions:
     def misses(self, guarantee: str, relied: Operation, later: Operation, *, itself: bool) -> bool:
         """Whether something that is gone is missing from an operation, untold."""
         reading = guarantee in (Guarantee.READ_YOUR_WRITES, Guarantee.MONOTONIC_READS)
+        if not reading and later.answer != "ok":
+            return False
         return not (reading and self.gone(later)) and not self.told(relied, later, itself=itself)
 
     def violated(self, guarantee: str, later: Operation) -> bool:

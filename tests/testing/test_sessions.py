@@ -120,6 +120,14 @@ def test_an_unanswered_write_that_was_done_came_after_what_was_before_it() -> No
     assert broken(check(saw("w3"), wrote("w2", answer="unknown"))) == [WFR]
 
 
+def test_who_got_no_answer_was_not_told_by_it() -> None:
+    """A write that was done on a history without what its session had done, and not answered: the next answer says it."""
+    unanswered = wrote("w2", answer="unknown")
+    assert check(wrote("x"), unanswered).ok
+    assert check(saw("w1", "x"), unanswered, saw("w2", told_lost=True), wrote("w3")).ok
+    assert broken(check(wrote("x"), unanswered, saw("w2"))) == [RYW]
+
+
 def test_a_lost_write_is_no_violation_until_it_is_missed_untold() -> None:
     """Whoever never comes back misses nothing; whoever does is broken by each later operation."""
     report = check(wrote("x"))
