@@ -61,13 +61,15 @@ class Carrying:
             return True
         if exchange.role is not Role.PRIMARY:
             return False
-        return exchange.writes or self._is_doubtful(exchange, node)
+        return exchange.writes or self._is_doubtful(exchange, node, Where.HERE, Where.UNTOLD)
 
     def headers(
         self, exchange: Exchange, node: Node, position: Position | None, sent: Iterable[tuple[bytes, bytes]]
     ) -> HeaderList:
         """As `Policy.headers`."""
         exchange.lost = self._lost(exchange, node, position)
+        if self._followed(exchange, node) and exchange.lost is None and self._is_doubtful(exchange, node, Where.HERE):
+            exchange.doubted = txid_of(exchange.token or 0)
         seen = self._seen(exchange, node, position)
         if position is None and seen is None:
             exchange.doubted = None  # its token stays: it is said at the next request
@@ -86,10 +88,16 @@ class Carrying:
         caches = _said_to_caches(sent, self._depends(exchange, cookies), private=bool(cookies))
         return added + in_header + exposed + cookies + caches
 
-    def _is_doubtful(self, exchange: Exchange, node: Node) -> bool:
-        """Whether the primary may have lost what the client has seen; a pin it replaces."""
+    @staticmethod
+    def _followed(exchange: Exchange, node: Node) -> bool:
+        """Whether this node may have been reset while the request wrote: it has followed another primary."""
+        return exchange.wrote and node.term != exchange.term
+
+    @staticmethod
+    def _is_doubtful(exchange: Exchange, node: Node, *known: Where) -> bool:
+        """Whether what the client has seen may be lost, unless it is what is ``known``; a pin tells nothing."""
         token = exchange.token
-        return token is not None and (token == PIN or node.where(token) not in (Where.HERE, Where.UNTOLD))
+        return token is not None and (token == PIN or node.where(token) not in known)
 
     @staticmethod
     def _lost(exchange: Exchange, node: Node, position: Position | None) -> int | None:
@@ -108,7 +116,7 @@ class Carrying:
         pin = PIN if self._tokens.can_pin and not node.standalone else None
         if exchange.committed is not None:
             return pin
-        if wrote and node.term != exchange.term:
+        if self._followed(exchange, node):
             return pin or position
         if exchange.late and wrote and pin is not None:
             return pin

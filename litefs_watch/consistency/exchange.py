@@ -102,7 +102,9 @@ class Exchange:
     role: Role | None = None
     """This node's role when the request was let in; None before that."""
     term: int | None = None
-    """`Node.term` then."""
+    """`Node.term` then …"""
+    vouched: bool = True
+    """… and `Node.vouched`."""
     unreadable = False
     """Set by the shell when the position that a response should carry could not be read."""
     before: Position | None = None

@@ -197,7 +197,7 @@ class Policy:
         return self._to_primary(exchange, node)
 
     def _let_in(self, exchange: Exchange, node: Node) -> Action:
-        exchange.role, exchange.term, exchange.before = node.role, node.term, node.position
+        exchange.role, exchange.term, exchange.vouched, exchange.before = node.role, node.term, node.vouched, node.position
         if node.role is Role.PRIMARY and (exchange.writes or exchange.token == PIN):
             exchange.touched = True
         return RUN

@@ -251,6 +251,11 @@ class Run:
         """Another number each time that somebody else is named as the primary: before that, this node is not reset."""
         return self.board.state.term
 
+    @property
+    def vouched(self) -> bool:
+        """Whether what is here is the cluster's: on the primary, and on a replica that follows it."""
+        return self.board.state.vouched
+
     def position(self, database: str) -> Position | None:
         """Where a database is, as last heard."""
         return self.board.state.positions.get(database)

@@ -94,7 +94,8 @@ class Gate:
                 run = self._known.run
             except WatcherClosed:
                 return False
-            exchange.role, exchange.term, exchange.before = run.standing.role, run.term, run.position(self.database)
+            exchange.role, exchange.term, exchange.vouched = run.standing.role, run.term, run.vouched
+            exchange.before = run.position(self.database)
             if not run.streaming:  # what is known may be late: `enter` reads the file
                 return False
         return self._is_here(exchange)
@@ -154,10 +155,10 @@ class Gate:
 
     def _is_another(self, exchange: Exchange, position: Position | None) -> bool:
         """Whether this node may have been reset since the request was let in: somebody else was named as the primary; or it
-        has moved, and nobody vouches for that."""
+        has moved, and nobody vouches for what it has now, or nobody did for what it had."""
         node = self.node(exchange)
         before = exchange.before
-        if node.term != exchange.term or (position != before and not node.vouched):
+        if node.term != exchange.term or (position != before and not (node.vouched and exchange.vouched)):
             return True
         return before is not None and node.where(before) is None  # LiteFS went away meanwhile
 

@@ -61,6 +61,10 @@ class FakeWatcher:
     def standing(self) -> Standing:
         return Standing(self.role, self.primary)
 
+    @property
+    def vouched(self) -> bool:
+        return self.role is not Role.UNKNOWN and self.follows
+
     def position(self, database: str | None = None) -> Position | None:
         return self.known
 
@@ -79,8 +83,7 @@ class FakeWatcher:
         if self._lineage is None or self._lineage.last != self.known:  # as on a real one, it is the same until it changes
             self._lineage = None if self.known is None else Lineage.of(self.known)
         lineage = self._lineage if self.confirmed else None
-        vouched = self.role is not Role.UNKNOWN and self.follows
-        return View(self.standing, vouched, self.known, lineage, self.replaced, self.data_dir, self.term, self.since)
+        return View(self.standing, self.vouched, self.known, lineage, self.replaced, self.data_dir, self.term, self.since)
 
     def has_tx(self, txid: int | Position, database: str | None = None) -> bool:
         view = self.view()

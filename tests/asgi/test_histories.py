@@ -406,6 +406,24 @@ async def test_a_write_whose_node_has_followed_another_one_meanwhile_is_pinned()
             assert (reply.status, (reply.cookie or "").partition(";")[0]) == (200, carried)
 
 
+@pytest.mark.parametrize("token", [HERE, UNTOLD, "pin"])
+async def test_a_write_that_was_let_in_before_its_node_followed_another_one_says_that_all_may_be_lost(token: Any) -> None:
+    """What the client had seen was here when the write was let in; what the answer shows may be of another history."""
+    watcher = FakeWatcher()
+    watcher.file = Position(14, 9)
+
+    def follow(scope: Scope) -> None:
+        watcher.term += 1
+        watcher.known = Position(14, 9)
+
+    reply = await ask(watcher, "POST", token, Handler(follow))
+    said = "pin" if token == "pin" else f"{token.txid:016x}"
+    assert (reply.status, reply.header("litefs-doubted"), reply.header("litefs-txid")) == (200, said, "pin")
+    watcher.known = HERE
+    reply = await ask(watcher, "POST", HERE, Handler(lambda scope: setattr(watcher, "term", 9)))
+    assert reply.header("litefs-doubted") is None
+
+
 async def test_a_write_on_who_is_the_primary_no_more_is_where_the_file_says() -> None:
     """Until it follows another one it is not reset: a hand-over has begun, or LiteFS has lost its lease."""
     watcher = FakeWatcher()
@@ -419,8 +437,8 @@ READS = {"monotonic": {"monotonic": True}, "own writes": {}}
 
 @pytest.mark.parametrize("options", READS.values(), ids=list(READS))
 async def test_a_monotonic_read_tells_the_position_of_what_it_read(options: dict[str, Any]) -> None:
-    """Or it goes to the primary: where that is unreadable; where there was another primary meanwhile, or none; where it went
-    back, or moved and nobody vouches for it. Without ``monotonic`` nothing is promised of it."""
+    """Or it goes to the primary: where that is unreadable; where another primary was named meanwhile; where it went back,
+    or moved and nobody vouches for it, or for what it was. Without ``monotonic`` nothing is promised of it."""
 
     def unreadable(watcher: FakeWatcher) -> None:
         watcher.file = OSError("frozen")
@@ -434,8 +452,12 @@ async def test_a_monotonic_read_tells_the_position_of_what_it_read(options: dict
     def unvouched(watcher: FakeWatcher) -> None:
         watcher.file, watcher.follows = Position(11, 9), False
 
-    for change in (unreadable, another_primary, reset, unvouched):
+    def vouched(watcher: FakeWatcher) -> None:
+        watcher.file, watcher.follows = Position(11, 9), True
+
+    for change in (unreadable, another_primary, reset, unvouched, vouched):
         watcher = replica()
+        watcher.follows = change is not vouched
         reply = await ask(watcher, "GET", None, Handler(lambda scope, w=watcher, c=change: c(w)), **options)  # type: ignore[misc]
         assert reply.status == (409 if options else 200), change
     watcher = replica()
