@@ -2,6 +2,7 @@
 
 - `middleware`: `LiteFSMiddleware`, a thin shell around `litefs_watch.consistency`.
 - `late`: holds a response whose commit may still come.
+- `open_websockets`: closes those that were opened on the primary, when this node no longer is.
 - `responder`: how a request that can't run here is answered, on HTTP and before a WebSocket is accepted.
 - `forwarder`: sends a request on to the primary, and streams the answer back.
 - `lifespan`: `LifespanMiddleware`, for frameworks without a lifespan.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Awaitable, Sequence
 from typing import Unpack
 
@@ -10,6 +11,7 @@ import anyio
 
 from litefs_watch.asgi.client import Client, ClientLeft
 from litefs_watch.asgi.late import LateResponse
+from litefs_watch.asgi.open_websockets import OpenWebSocket, OpenWebSockets, WebSocketClosed
 from litefs_watch.asgi.reply import Reply
 from litefs_watch.asgi.responder import Body, Responder
 from litefs_watch.asgi.types import WATCHER_KEY, App, Message, Receive, Scope, Send, Strategy
@@ -19,7 +21,7 @@ from litefs_watch.consistency.faults import is_of_database
 from litefs_watch.consistency.options import route_of
 from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.watchers.watcher import Watcher
-from litefs_watch.web.checks import check_async
+from litefs_watch.web.checks import RefusedInWebSocket, check_async
 from litefs_watch.web.error_signals import listen_for_reports
 from litefs_watch.web.late import LateRoutes
 from litefs_watch.web.several import AsyncGates, gate_of
@@ -49,7 +51,8 @@ class LiteFSMiddleware:
       held until the application returns, for ``late_commits`` seconds at most; who commits later still sends its client to
       the primary for the next read.
     - WebSockets are denied before they are accepted where their path is one of ``primary_paths``, or the handler raises
-      `NotPrimary`; all else is passed through, and no stream is held.
+      `NotPrimary`; what is open on a node that ceases to be the primary is closed with 1012 (``close_websockets``). All else
+      is passed through, and no stream is held.
 
     ``database`` is the watcher's own without it. With ``databases`` the middleware serves several: each has a cookie and a
     header of its own, set where it was written. ``replay`` is `FlyReplay` (the default), `Redirect`, `Forward`, or an
@@ -78,6 +81,8 @@ class LiteFSMiddleware:
         self._watcher = watcher
         self._heedless = not self._responder.needs_body
         self._late = LateRoutes()
+        self._websockets = OpenWebSockets(watcher, self._policy.options)
+        self._refused = RefusedInWebSocket(self._policy.options)
         listen_for_reports()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,7 +123,10 @@ class LiteFSMiddleware:
             exchange.outer = given[SCOPE_KEY]
         given[SCOPE_KEY], given[WATCHER_KEY] = exchange, self._watcher
         request = receive if self._heedless else Body(receive)
-        reply = late = None
+        reply = late = websocket = None
+        if kind == "websocket" and self._websockets.concern(exchange):
+            websocket = OpenWebSocket(self._websockets, request, send)
+            send = websocket.send
         if exchange.writes and exchange.before is not None and exchange.role is Role.PRIMARY and kind == "http":
             reply = Reply(self._gate, self._responder, exchange, scope, request, send)
             late = reply.late = LateResponse(self._gate, exchange, given, send, self._late, reply.answer_reset)
@@ -127,6 +135,8 @@ class LiteFSMiddleware:
             if exchange.started:
                 if exchange.answered is not None:
                     return _nothing()
+                if kind == "websocket" and message["type"] == "websocket.close":
+                    exchange.error = exchange.error or sys.exception()  # that Litestar handles
                 return send(message) if late is None else late.send(message)
             exchange.started = True
             if exchange.token is not None:
@@ -137,12 +147,16 @@ class LiteFSMiddleware:
             return send(message)
 
         try:
-            await self.app(given, request, send_marked)
+            await self.app(given, request if websocket is None else websocket.receive, send_marked)
             if late is not None:
                 await late.finish()
         except Exception as error:
             if exchange.answered is error:  # Starlette raises it once more when it has sent its own error page
                 return
+            if kind == "websocket" and exchange.started:
+                if WebSocketClosed.is_behind(error):  # by us: it goes into no log
+                    return
+                exchange.error = error
             held = late is not None and await late.take_back()
             if (held or not exchange.started) and self._gate.is_fault_of_node(exchange, error):
                 reply = reply or Reply(self._gate, self._responder, exchange, scope, request, send)
@@ -159,6 +173,11 @@ class LiteFSMiddleware:
                 late.close()
             if exchange.withheld and exchange.answered is None:
                 exchange.speak()
+            if kind == "websocket":
+                if exchange.started and exchange.error is not None:
+                    self._refused.look(exchange, scope["path"], exchange.error)
+                if websocket is not None:
+                    await websocket.end()
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -17,6 +17,7 @@ from litefs_watch.printable import did_you_mean
 
 OnTimeout = Literal["replay", "error", "stale"]
 SameSite = Literal["lax", "strict", "none"]
+CloseWebSockets = Literal["primary_paths", "all", "none"]
 Paths = Sequence[str | re.Pattern[str]] | Callable[[str], bool]
 Secret = str | bytes
 
@@ -40,6 +41,8 @@ class OptionKeywords(TypedDict, total=False):
     max_ahead: int
     hold_writes: float
     late_commits: float
+    close_websockets: CloseWebSockets
+    websocket_grace: float
     primary_paths: Paths
     read_paths: Paths
     passthrough_paths: Paths
@@ -107,6 +110,16 @@ class Options:
     the application returns, which is when the sessions of FastAPI's dependencies commit. A stream never is. A transaction
     takes LiteFS 3 to 20 ms. 0: none is held, and what commits later goes to the primary for its client's next read."""
 
+    close_websockets: CloseWebSockets = "primary_paths"
+    """Which WebSockets, under ASGI, are closed when this node, which was the primary when they were opened, is not any more:
+    with 1012 'Service Restart', so that their clients connect again. ``primary_paths``: whose path is one of those, since
+    their clients are sent on to the new primary; elsewhere a replica serves as well, and any node may be found next.
+    ``all``: where others write, too, or their handlers call ``ensure_primary`` before they accept. ``none``: all stay."""
+
+    websocket_grace: float = 5.0
+    """Seconds that such WebSockets stay open while no primary is known: as long as a write is held. Where another node is
+    named as the primary, they are closed at once."""
+
     primary_paths: Paths = ()
     """Paths that go to the primary whatever the method (but OPTIONS): for a GET that writes. Patterns in which ``*`` is
     anything, slashes included (as in the configuration of LiteFS's proxy), compiled ones, which must match the whole
@@ -140,11 +153,17 @@ class Options:
             _check(_is(COOKIE_NAME, name) and name != self.cookie, "accept", name, "another cookie's name")
         _check(self.on_timeout in get_args(OnTimeout), "on_timeout", self.on_timeout, "'replay', 'error' or 'stale'")
         _check(self.same_site in get_args(SameSite), "same_site", self.same_site, "'lax', 'strict' or 'none'")
+        _check(
+            self.close_websockets in get_args(CloseWebSockets),
+            "close_websockets",
+            self.close_websockets,
+            "'primary_paths', 'all' or 'none'",
+        )
         if self.same_site == "none" and not self.secure:
             raise ConfigError("same_site='none' needs secure=True: browsers drop the cookie otherwise")
         _check(self.domain is None or _is(_DOMAIN, self.domain), "domain", self.domain, "a domain, such as example.com")
         _check(_is(_PATH, self.path), "path", self.path, "the cookie's path, which begins with '/'")
-        for name in ("timeout", "hold_writes", "late_commits"):
+        for name in ("timeout", "hold_writes", "late_commits", "websocket_grace"):
             seconds = getattr(self, name)
             _check(_is_number(seconds) and seconds >= 0, name, seconds, "a number of seconds, zero or more")
         for name, least in (("max_age", 1), ("max_waiting", 0), ("max_ahead", 0)):

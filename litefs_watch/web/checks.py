@@ -6,11 +6,14 @@ import logging
 import time
 from collections.abc import Iterable
 
-from litefs_watch.consistency import Exchange, Options
+from litefs_watch.consistency import Exchange, Options, is_refused_write
+from litefs_watch.consistency.faults import asks_for_primary
 from litefs_watch.errors import ConfigError
+from litefs_watch.printable import safe
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.bridge import AwaitableWatcher
 from litefs_watch.watchers.watcher import Watcher
+from litefs_watch.web.late import ROUTES, route_named
 
 logger = logging.getLogger("litefs_watch")
 
@@ -74,6 +77,32 @@ def _is_local(host: bytes) -> bool:
     """Whether browsers take HTTP to it for safe."""
     name = host.lower() if host.startswith(b"[") else host.lower().partition(b":")[0]
     return name == b"localhost" or name.endswith(b".localhost") or name.startswith((b"127.", b"[::1]"))
+
+
+class RefusedInWebSocket:
+    """Of one middleware: says, once for each path, that a WebSocket writes where nothing can be written. It was accepted: no
+    replay helps it any more."""
+
+    def __init__(self, options: Options) -> None:
+        self._closed = options.close_websockets
+        self._said: set[str] = set()
+
+    def look(self, exchange: Exchange, path: str, error: BaseException) -> None:
+        """``error`` is what its handler has raised."""
+        asked = asks_for_primary(error)
+        if asked is None and not is_refused_write(error):
+            return
+        route = route_named("a WebSocket at", None, path)
+        if route in self._said or len(self._said) >= ROUTES:
+            return
+        self._said.add(route)
+        if not exchange.writes:
+            remedy = "Name its path in primary_paths: it is then sent to the primary before it is accepted"
+        elif self._closed == "none":
+            remedy = "Close it when this node is the primary no more: close_websockets='primary_paths'"
+        else:
+            remedy = "This node has just ceased to be the primary: the client is to connect again, and to say it there"
+        logger.warning("%s was refused a write, after it was accepted: %s. %s", safe(route), asked or error, remedy)
 
 
 LOST_EVERY = 10.0

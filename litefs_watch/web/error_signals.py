@@ -20,6 +20,7 @@ def listen_for_reports() -> None:
         flask.got_request_exception.connect(_flask_failed)
     if (quart := sys.modules.get("quart.signals")) is not None:
         quart.got_request_exception.connect(_quart_failed)
+        quart.got_websocket_exception.connect(_quart_websocket_failed)
 
 
 def _django_failed(sender: Any, request: Any = None, **_: Any) -> None:
@@ -41,6 +42,13 @@ async def _quart_failed(sender: Any, exception: BaseException | None = None, **_
     if exception is not None and has_request_context():
         mark_failed(request, exception)
         sender.logger.addFilter(_quart_replays)
+
+
+async def _quart_websocket_failed(sender: Any, exception: BaseException | None = None, **_: Any) -> None:
+    from quart import has_websocket_context, websocket
+
+    if exception is not None and has_websocket_context():
+        mark_failed(websocket, exception)
 
 
 class _Replays(logging.Filter):

@@ -21,7 +21,7 @@ from litefs_watch import (
     WrongInstance,
 )
 from litefs_watch.asgi.types import App, Message, Receive, Scope, Send
-from litefs_watch.changes import Standing
+from litefs_watch.changes import PrimaryChange, Standing
 from litefs_watch.core.history import Lineage, View
 from litefs_watch.position import Where
 
@@ -56,6 +56,7 @@ class FakeWatcher:
         self.tells = True
         """Whether a look tells whether this node is the primary."""
         self.during: Callable[[], object] = lambda: None
+        self.callbacks: list[Callable[[PrimaryChange], object]] = []
 
     @property
     def standing(self) -> Standing:
@@ -133,7 +134,14 @@ class FakeWatcher:
             raise WaitTimeout("in vain")
 
     def become(self, role: Role, primary: str | None = None) -> None:
+        change = PrimaryChange(role, primary, self.role, self.primary)
         self.role, self.primary = role, primary
+        for callback in list(self.callbacks):
+            callback(change)
+
+    def on_primary_change(self, callback: Callable[[PrimaryChange], object]) -> Callable[[], None]:
+        self.callbacks.append(callback)
+        return lambda: self.callbacks.remove(callback)
 
     def commit(self) -> None:
         """A transaction that LiteFS has, and of which the watcher has not heard."""
