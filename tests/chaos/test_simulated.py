@@ -54,13 +54,20 @@ def test_own_writes_are_read_without_monotonic() -> None:
     check(run_wsgi(Simulated(Run(REQUESTS, monotonic=False))))
 
 
+def tested() -> Counter[str]:
+    counts = Counter({str(name): 0 for name in Guarantee})
+    for outcome in outcomes:
+        counts.update(outcome.report.tested)
+    return counts
+
+
 def test_all_was_put_to_the_test() -> None:
-    """Each guarantee often enough, and each fault took place: or the runs above say nothing."""
+    """Each guarantee often enough, and each fault took place: or the runs above say nothing. On a busy machine it takes some
+    runs more: what waits too long is refused, and tests nothing."""
     if len(outcomes) < RUNS:
         pytest.skip(f"{len(outcomes)} of {RUNS} runs took place")
-    tested = Counter[str]()
-    for outcome in outcomes:
-        tested.update(outcome.report.tested)
-    assert not [name for name in Guarantee if tested[name] < OFTEN], tested
+    while min(tested().values()) < OFTEN and len(outcomes) < 2 * RUNS:
+        check(run_wsgi(Simulated(Run(REQUESTS))))
+    assert min(tested().values()) >= OFTEN, tested()
     missing = [outcome.driver.missing for outcome in outcomes if isinstance(outcome.driver, Driver)]
     assert not set.intersection(*missing)
