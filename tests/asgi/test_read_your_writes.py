@@ -102,11 +102,11 @@ def open_cluster(stack: ExitStack, *, middleware: bool, lag: float = 0.05) -> tu
     return [urls[node.hostname] for node in cluster.replicas], urls[cluster.primary.hostname]
 
 
-def test_a_thousand_writes_are_each_seen_on_a_random_replica() -> None:
+def test_writes_are_each_seen_on_a_random_replica() -> None:
     """Every time; no read is refused, replayed or served stale."""
     with ExitStack() as stack:
         replicas, primary = open_cluster(stack, middleware=True)
-        assert write_and_read(replicas, primary, 1000) == Outcome(seen=1000)
+        assert write_and_read(replicas, primary, 300) == Outcome(seen=300)
 
 
 def test_without_the_middleware_they_are_not() -> None:

@@ -65,8 +65,9 @@ class Findings:
         assert min(self._counts.values()) >= FOUND, "\n".join(self._outcomes)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # it is the chaos that is tested
 @pytest.mark.parametrize("client", [Forgetful, OneBehind, DeletedOnArrival])
-async def test_who_keeps_no_good_token_reads_old_data(client: type[Client]) -> None:
+async def test_who_keeps_no_good_token_reads_old_data(client: type[Client], anyio_backend: str) -> None:
     """Though nothing was lost."""
     findings = Findings(Guarantee.READ_YOUR_WRITES)
     for _ in range(RUNS):
@@ -85,7 +86,8 @@ def test_in_threads() -> None:
     findings.check()
 
 
-async def test_a_client_without_tokens_misses_what_is_lost() -> None:
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_a_client_without_tokens_misses_what_is_lost(anyio_backend: str) -> None:
     """All four guarantees are broken where transactions are lost and nobody is told."""
     findings = Findings(*Guarantee)
     for _ in range(RUNS):

@@ -113,19 +113,19 @@ def cookie_of(response: TestResponse) -> str | None:
     return match[1] if match else None
 
 
-def test_a_thousand_writes_are_each_read_on_a_random_replica() -> None:
+def test_writes_are_each_read_on_a_random_replica() -> None:
     """And without the middleware they are not."""
     cluster = Cluster(lag=0.002)
     try:
         replicas = [node.hostname for node in cluster.cluster.replicas]
         missed = 0
-        for number in range(1000):
+        for number in range(300):
             written = cluster.ask(random.choice(replicas), "POST", f"/notes/{number}")
             assert (written.status_code, written.text) == (200, "written")
             where = random.choice(replicas)
             missed += b"true" not in cluster.bare[where].test_client().get(f"/notes/{number}").data
             assert cluster.ask(where, "GET", f"/notes/{number}", cookie_of(written)).json == {"seen": True}
-        assert cluster.replays >= 1000
+        assert cluster.replays >= 300
         assert missed
     finally:
         cluster.close()
