@@ -170,9 +170,13 @@ class LateResponse:
 
     @property
     def _route(self) -> str:
-        scope = self._scope  # of Starlette and FastAPI; of Litestar
-        path = getattr(scope.get("route"), "path", None) or scope.get("path_template")
-        return route_named(scope["method"], path, scope["path"])
+        return route_in(self._scope)
+
+
+def route_in(scope: Scope) -> str:
+    """What the route is called that has handled a request."""
+    path = getattr(scope.get("route"), "path", None) or scope.get("path_template")  # Starlette and FastAPI; Litestar
+    return route_named(scope["method"], path, scope["path"])
 
 
 def _call_later(seconds: float, function: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], object]:

@@ -10,13 +10,13 @@ from typing import Unpack
 import anyio
 
 from litefs_watch.asgi.client import Client, ClientLeft
-from litefs_watch.asgi.late import LateResponse
+from litefs_watch.asgi.late import LateResponse, route_in
 from litefs_watch.asgi.open_websockets import OpenWebSocket, OpenWebSockets, WebSocketClosed
 from litefs_watch.asgi.reply import Reply
 from litefs_watch.asgi.responder import Body, Responder
 from litefs_watch.asgi.types import WATCHER_KEY, App, Message, Receive, Scope, Send, Strategy
 from litefs_watch.changes import Role
-from litefs_watch.consistency import RUN, SCOPE_KEY, OptionKeywords, Refuse, named
+from litefs_watch.consistency import RUN, SCOPE_KEY, OptionKeywords, Refuse, current_exchange, named
 from litefs_watch.consistency.faults import is_of_database
 from litefs_watch.consistency.options import route_of
 from litefs_watch.replay import Answering, FlyReplay, Forward
@@ -25,6 +25,7 @@ from litefs_watch.web.checks import RefusedInWebSocket, check_async
 from litefs_watch.web.error_signals import listen_for_reports
 from litefs_watch.web.late import LateRoutes
 from litefs_watch.web.several import AsyncGates, gate_of
+from litefs_watch.web.swallowed import SwallowedWrites
 from litefs_watch.web.waiting import AsyncGate
 
 logger = logging.getLogger("litefs_watch")
@@ -46,7 +47,7 @@ class LiteFSMiddleware:
       the application by `lost_transaction`, or ``request.state.litefs_lost``.
     - `watcher.ensure_primary`, ``ensure_instance``, and a write that SQLite refuses on a replica, raised before the response
       has started, are answered with the replay too. Django's and Quart's own error pages are replaced; others that are sent
-      after the exception was handled, once the handler calls `mark_failed`.
+      after the exception was handled, once the handler calls `mark_failed`, or the driver tells (`litefs_watch.refusals`).
     - A write's response that starts before anything was committed (FastAPI's dependencies with ``yield`` commit after it) is
       held until the application returns, for ``late_commits`` seconds at most; who commits later still sends its client to
       the primary for the next read.
@@ -83,6 +84,7 @@ class LiteFSMiddleware:
         self._late = LateRoutes()
         self._websockets = OpenWebSockets(watcher, self._policy.options)
         self._refused = RefusedInWebSocket(self._policy.options)
+        self._swallowed = SwallowedWrites()
         listen_for_reports()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -122,6 +124,7 @@ class LiteFSMiddleware:
         if SCOPE_KEY in given:  # a middleware for another database is around this one
             exchange.outer = given[SCOPE_KEY]
         given[SCOPE_KEY], given[WATCHER_KEY] = exchange, self._watcher
+        current_exchange.set(exchange)
         request = receive if self._heedless else Body(receive)
         reply = late = websocket = None
         if kind == "websocket" and self._websockets.concern(exchange):
@@ -157,10 +160,12 @@ class LiteFSMiddleware:
                 if WebSocketClosed.is_behind(error):  # by us: it goes into no log
                     return
                 exchange.error = error
+            exchange.shown = True
             held = late is not None and await late.take_back()
-            if (held or not exchange.started) and self._gate.is_fault_of_node(exchange, error):
+            blamed = exchange.blamed(error)
+            if (held or not exchange.started) and self._gate.is_fault_of_node(exchange, blamed):
                 reply = reply or Reply(self._gate, self._responder, exchange, scope, request, send)
-                if await reply.answer(error):
+                if await reply.answer(blamed):
                     return
                 if exchange.committed is not None and kind == "http" and (not held or is_of_database(error)):
                     await reply.send_error()
@@ -171,11 +176,14 @@ class LiteFSMiddleware:
         finally:
             if late is not None:
                 late.close()
-            if exchange.withheld and exchange.answered is None:
+            if exchange.tells and exchange.answered is None:
                 exchange.speak()
+                if exchange.started and kind == "http":
+                    self._swallowed.look(exchange, route_in(given), self._watcher.role)
             if kind == "websocket":
-                if exchange.started and exchange.error is not None:
-                    self._refused.look(exchange, scope["path"], exchange.error)
+                told = exchange.refused if exchange.error is None else exchange.blamed(exchange.error)
+                if exchange.started and exchange.answered is None and told is not None:
+                    self._refused.look(exchange, scope["path"], told)
                 if websocket is not None:
                     await websocket.end()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ class Reply:
         if message["type"] != "websocket.accept":
             error = self.exchange.hidden_error(message["status"] if http else 500)
         if error is not None and self.gate.is_fault_of_node(self.exchange, error):
-            return self._replace(error, message)
+            return self._replace(error, sys.exception(), message)
         return self._begin(message)
 
     def _begin(self, message: Message) -> Awaitable[None]:
@@ -48,10 +49,13 @@ class Reply:
             return self._send_marked(message)
         return self.send(message)
 
-    async def _replace(self, error: BaseException, message: Message) -> None:
-        """Answer instead of the application, if its ``error`` calls for that; else send its ``message``."""
+    async def _replace(self, error: BaseException, raised: BaseException | None, message: Message) -> None:
+        """Answer instead of the application, if its ``error`` calls for that; else send its ``message``. ``raised`` is what
+        it may raise again, afterwards."""
         if not await self.answer(error):
             await self._begin(message)
+        elif raised is not None:
+            self.exchange.answered = raised
 
     async def answer(self, error: BaseException) -> bool:
         """Whether it has answered; else the error stays the application's."""

@@ -2,7 +2,8 @@
 
 - `tokens`: a position or a TXID as text, signed or not; the cookie.
 - `options`: what an application can choose.
-- `exchange`: a request, the node, and what may be done: plain values. `mark_written`, `mark_failed`.
+- `exchange`: a request, the node, and what may be done: plain values.
+- `marks`: what a handler says of its request. `mark_written`, `mark_failed`.
 - `faults`: what an application's exception says.
 - `policy`: what is done with a request, with its rules at the top; `carrying`: what its response carries, likewise.
 - `answers`: the responses that are ours.
@@ -25,12 +26,16 @@ from litefs_watch.consistency.exchange import (
     Replay,
     Run,
     Wait,
+)
+from litefs_watch.consistency.faults import is_refused_write
+from litefs_watch.consistency.marks import (
+    current_exchange,
     exchange_of,
     lost_transaction,
     mark_failed,
     mark_written,
+    note_refused,
 )
-from litefs_watch.consistency.faults import is_refused_write
 from litefs_watch.consistency.options import OptionKeywords, Options
 from litefs_watch.consistency.policy import Policy
 from litefs_watch.consistency.tokens import PIN, Cookie, Token, Tokens, Verdict
@@ -59,11 +64,13 @@ __all__ = [
     "Tokens",
     "Verdict",
     "Wait",
+    "current_exchange",
     "exchange_of",
     "is_refused_write",
     "lost_transaction",
     "mark_failed",
     "mark_written",
     "named",
+    "note_refused",
     "refusal",
 ]

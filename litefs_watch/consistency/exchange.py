@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from litefs_watch.changes import Role
+from litefs_watch.consistency.faults import is_dead_connection, may_belong_elsewhere
 from litefs_watch.consistency.tokens import PIN, Token
 from litefs_watch.position import Position, Where
 
@@ -126,6 +127,10 @@ class Exchange:
     it has written (`Undone`)."""
     error: BaseException | None = None
     """Set by `mark_failed`, and by who sees that the framework turned an exception into a response."""
+    refused: BaseException | None = None
+    """Set by `refuse`: a write that SQLite has refused, whatever the application makes of it …"""
+    shown = False
+    """… and whether it has made an error of it, which others see."""
 
     lost: int | None = None
     """The TXID of a transaction that this client has seen, and that is lost: a fail-over has dropped it."""
@@ -150,10 +155,20 @@ class Exchange:
     answered: BaseException | None = None
     """Set by the shell: the exception whose response was replaced."""
 
+    tells = False
+    """Whether there may be something for the log when it is over: of what was refused, or withheld."""
     withheld: Sequence[Callable[[], object]] = ()
     """What tells the log of its error, until it is known whether this stays one."""
     spoken = False
     """Whether that is known."""
+
+    def refuse(self, error: BaseException) -> None:
+        """A driver has raised ``error``, a write that SQLite refused."""
+        self.refused, self.touched, self.tells = error, True, True
+
+    def withhold(self, tell: Callable[[], object]) -> None:
+        """Keep back what tells the log of its error."""
+        self.withheld, self.tells = (*self.withheld, tell), True
 
     def speak(self) -> None:
         """Its error stays one: tell of it."""
@@ -170,9 +185,22 @@ class Exchange:
         """
         if self.reset is not None:
             return self.reset
-        if self.error is not None and status >= 400:
-            return self.error
-        return sys.exception() if status >= 500 else None
+        if status < 400:
+            return None
+        error = self.error or (sys.exception() if status >= 500 else None)
+        if self.refused is None:
+            return error
+        self.shown = True
+        return self.refused if error is None else self.blamed(error)
+
+    def may_belong_elsewhere(self, error: BaseException) -> bool:
+        """Whether `Policy.failed` is to be asked of an exception: see there. A connection that is dead is of no meaning for
+        where a read belongs."""
+        return may_belong_elsewhere(error) or (self.writes and is_dead_connection(error))
+
+    def blamed(self, error: BaseException) -> BaseException:
+        """What an exception comes of: a write that was refused before, where it says nothing of where this belongs."""
+        return error if self.refused is None or self.may_belong_elsewhere(error) else self.refused
 
     @property
     def wrote(self) -> bool:
@@ -242,56 +270,3 @@ class Refuse:
 
 Action = Run | Wait | Hold | Confirm | Look | Replay | Refuse
 RUN = Run()
-
-
-def exchange_of(request: Any) -> Exchange | None:
-    """The exchange of a request, an ASGI scope or a WSGI environ; None where no middleware is around it.
-
-    Knows the requests of Starlette, FastAPI, Litestar, Quart (``scope``), Flask (``environ``) and Django (``META``).
-    Raises `TypeError` for anything else.
-    """
-    holders = [request, *(getattr(request, name, None) for name in ("scope", "environ", "META"))]
-    mappings = [holder for holder in holders if isinstance(holder, Mapping)]
-    if not mappings:
-        raise TypeError(f"a request, an ASGI scope or a WSGI environ, not {type(request).__name__}")
-    return next((found for mapping in mappings if isinstance(found := mapping.get(SCOPE_KEY), Exchange)), None)
-
-
-def mark_written(request: Any) -> None:
-    """Say that this request has written, so that its response carries the position: for a GET that writes.
-
-    Call it before the response starts, on the node that wrote; after a write method it is not needed. ``request`` is the
-    framework's, or an ASGI scope, or a WSGI environ. Where no middleware of ours is around the handler, nothing happens.
-    Raises `TypeError` for what is no request.
-    """
-    for exchange in _nested(request):
-        exchange.written = True
-
-
-def lost_transaction(request: Any) -> int | None:
-    """The TXID of what this request's client has written or seen, and a fail-over has lost; None where nothing is.
-
-    Only the primary knows, and only of tokens that are whole positions before the response starts. ``request`` as for
-    `mark_written`; raises `TypeError` for what is none.
-    """
-    return next((exchange.lost for exchange in _nested(request) if exchange.lost is not None), None)
-
-
-def mark_failed(request: Any, error: BaseException) -> None:
-    """Say that ``error`` is what this request fails with: for an error handler that answers instead of the framework.
-
-    Where it means that the request belongs on the primary (`NotPrimary`, a write that SQLite refused), the replay takes the
-    place of the response that follows, if that is one of 400 and above. Frameworks tell of what they answer themselves, but
-    Flask does not of what an application's ``@app.errorhandler(Exception)`` answers. ``request`` as for `mark_written`;
-    raises `TypeError` for what is none.
-    """
-    for exchange in _nested(request):
-        exchange.error = error
-
-
-def _nested(request: Any) -> Iterator[Exchange]:
-    """The exchange of each middleware around the handler."""
-    exchange = exchange_of(request)
-    while exchange is not None:
-        yield exchange
-        exchange = exchange.outer

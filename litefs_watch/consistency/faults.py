@@ -1,4 +1,16 @@
-"""What an application's exception says about where its request should have run. Without importing any driver."""
+"""What an application's exception says about where its request should have run. Without importing any driver.
+
+What SQLite says on LiteFS 0.5.14, as measured:
+
+==========================================================================  =========================================
+a write on a replica, with a rollback journal                               'attempt to write a readonly database'
+the same with a WAL; within a transaction not before its COMMIT             'disk I/O error', ``SQLITE_IOERR_WRITE``
+anything over a connection from before LiteFS was started anew; or it died  'disk I/O error', ``SQLITE_IOERR_LOCK``, or
+                                                                            ``SQLITE_IOERR_FSTAT``
+==========================================================================  =========================================
+
+The last one says nothing of where a request belongs: the next connection works.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +21,61 @@ from litefs_watch.errors import NoPrimary, NotPrimary, TransactionLost, WaitTime
 # SQLite's messages for SQLITE_READONLY and SQLITE_IOERR: LiteFS refuses a replica's write with one or the other.
 MESSAGES = ("attempt to write a readonly database", "disk I/O error")
 
+_DEAD = frozenset(
+    f"SQLITE_IOERR_{step}"
+    for step in (
+        *("LOCK", "RDLOCK", "UNLOCK", "CHECKRESERVEDLOCK", "FSTAT", "ACCESS"),
+        *("READ", "SHORT_READ", "SEEK", "SHMOPEN", "SHMSIZE", "SHMMAP", "MMAP"),
+    )
+)
+"""What SQLite does before it writes anything: LiteFS refuses none of it."""
+
 _DEPTH = 50
 """Exceptions that are looked at: a chain can be circular."""
 
 
 def is_refused_write(error: BaseException) -> bool:
-    """Whether a write that SQLite refused is behind ``error``: an ``OperationalError`` with one of the two messages.
+    """Whether a write that SQLite refused is behind ``error``: an ``OperationalError`` with one of the two messages, but for
+    an `is_dead_connection`.
 
     Behind it: what it was raised from or while handling (Django's wrapper), its ``orig`` (SQLAlchemy's), a group's members.
     By the class's name, so that drivers that imitate `sqlite3` count too.
     """
-    return any(
-        any(behind.args[:1] == (message,) for message in MESSAGES)
-        and any(kind.__name__ == "OperationalError" for kind in type(behind).__mro__)
-        for behind in _chain(error)
+    chain = list(_chain(error))
+    return any(_says(behind, MESSAGES[0]) for behind in chain) or (
+        any(_says(behind, MESSAGES[1]) for behind in chain) and not _is_dead(chain)
     )
+
+
+def is_dead_connection(error: BaseException) -> bool:
+    """Whether a connection is behind ``error`` that is of no more use: LiteFS was started anew since then, or is down.
+
+    SQLite's extended code tells (`sqlite3` has it since Python 3.11). Of a driver that gives none, 'disk I/O error' counts
+    for a statement that only reads, where SQLAlchemy names it; else for a refused write, which has the same message.
+    """
+    chain = list(_chain(error))
+    return (
+        any(_says(behind, MESSAGES[1]) for behind in chain)
+        and not any(_says(behind, MESSAGES[0]) for behind in chain)
+        and _is_dead(chain)
+    )
+
+
+def _says(error: BaseException, message: str) -> bool:
+    return error.args[:1] == (message,) and any(kind.__name__ == "OperationalError" for kind in type(error).__mro__)
+
+
+def _is_dead(chain: list[BaseException]) -> bool:
+    codes = {code for behind in chain if (code := getattr(behind, "sqlite_errorname", None)) is not None}
+    if codes - {"SQLITE_IOERR"}:
+        return not _DEAD.isdisjoint(codes)
+    statements = [told for behind in chain if isinstance(told := getattr(behind, "statement", None), str)]
+    return any(statement.lstrip()[:6].upper() == "SELECT" for statement in statements)
+
+
+def may_belong_elsewhere(error: BaseException) -> bool:
+    """Whether it is `NotPrimary`, `WrongInstance`, `NoPrimary`, a refused write, or what was waited for in vain."""
+    return asks_for_primary(error) is not None or is_refused_write(error) or waited_in_vain(error) is not None
 
 
 def is_of_database(error: BaseException) -> bool:

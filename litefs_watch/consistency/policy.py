@@ -52,7 +52,7 @@ from litefs_watch.consistency.exchange import (
     Undone,
     Wait,
 )
-from litefs_watch.consistency.faults import asks_for_primary, is_refused_write, waited_in_vain
+from litefs_watch.consistency.faults import asks_for_primary, is_dead_connection, is_refused_write, waited_in_vain
 from litefs_watch.consistency.options import Options, compile_paths
 from litefs_watch.consistency.tokens import PIN, Verdict, txid_of
 from litefs_watch.errors import WrongInstance
@@ -233,17 +233,14 @@ class Policy:
 
     # When the application raises before the response has started.
 
-    @staticmethod
-    def may_belong_elsewhere(error: BaseException) -> bool:
-        """Whether `failed` is to be asked: `NotPrimary`, `WrongInstance`, `NoPrimary`, a write that SQLite refused, and what
-        was waited for in vain."""
-        return asks_for_primary(error) is not None or is_refused_write(error) or waited_in_vain(error) is not None
-
     def failed(self, exchange: Exchange, node: Node, error: BaseException) -> Action | None:
         """What an exception of the application calls for; None: it stays the error that it is.
 
         `Undone`, `NotPrimary`, `WrongInstance` and `NoPrimary` anywhere; a write that SQLite refused, on all nodes but the
         primary. After a `Hold` and a `Look` call it again. Never `RUN`: the handler has run already.
+
+        A read over a connection that is dead stays the error that it is: the node is well, the next connection reads, and an
+        answer from elsewhere would hide, for as long as a pool lives, that this node serves nothing.
         """
         if isinstance(error, Undone):
             return Refuse(
@@ -254,7 +251,7 @@ class Policy:
         asked = asks_for_primary(error)
         if isinstance(asked, WrongInstance) and not exchange.writes:  # chosen by the handler, before it does anything
             return self._to_instance(exchange, node, asked)
-        if asked is None and not is_refused_write(error):
+        if asked is None and not is_refused_write(error) and not (exchange.writes and is_dead_connection(error)):
             return None
         role, before = exchange.admitted or (exchange.role, exchange.before)
         led = role is Role.PRIMARY and error is not exchange.reset

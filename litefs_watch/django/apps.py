@@ -15,7 +15,9 @@ class LiteFSWatchConfig(AppConfig):
 
     def ready(self) -> None:
         from litefs_watch.django import checks
+        from litefs_watch.django.connections import watch_connections
 
+        watch_connections()
         register(checks.check_settings)
         register(checks.check_middleware)
         register(checks.check_writes)

@@ -1,16 +1,16 @@
 """The setting ``LITEFS_WATCH``: `litefs_watch.Settings` and the middleware's options, in one dictionary.
 
 Its keys are those of `Settings` (``litefs_dir``, ``database``, ``api_url``, ``standalone``, …), of
-`litefs_watch.consistency.Options` (``timeout``, ``on_timeout``, ``cookie``, …), and ``replay``; in lower or upper case. What
-it does not say comes from the environment, with litefs-js's names; the database, if neither says, is the file of
-``DATABASES["default"]``.
+`litefs_watch.consistency.Options` (``timeout``, ``on_timeout``, ``cookie``, …), ``replay``, and ``databases`` (the names of
+several, each with a cookie and a header of its own); in lower or upper case. What it does not say comes from the
+environment, with litefs-js's names; the database, if neither says, is the file of ``DATABASES["default"]``.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,6 +23,7 @@ from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse
 
 from litefs_watch.consistency import OptionKeywords, Options
+from litefs_watch.consistency.options import options_of_each
 from litefs_watch.errors import ConfigError
 from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.settings import Settings
@@ -37,7 +38,7 @@ Strategy = Callable[[HttpRequest, str], HttpResponse | Awaitable[HttpResponse]]
 function."""
 
 _OPTIONS = frozenset(OptionKeywords.__annotations__)
-_KEYS = _OPTIONS | set(Settings.model_fields) | {"replay"}
+_KEYS = _OPTIONS | set(Settings.model_fields) | {"replay", "databases"}
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,11 @@ class Configuration:
     """``LITEFS_WATCH``, and what stands in the environment."""
 
     settings: Settings
-    options: Options
+    options: Mapping[str, Any]
+    """Those of `Options` that are given."""
     replay: Answering | Strategy
+    databases: Sequence[str] = ()
+    """Several, if there are."""
 
 
 def load() -> Configuration:
@@ -71,7 +75,9 @@ def load() -> Configuration:
         )
     if not isinstance(replay, Answering) and not callable(replay):
         raise ConfigError(f"{NAME}: replay: FlyReplay(), Redirect(...) or a function, not {replay!r}")
-    options = Options(**{name: values.pop(name) for name in list(values) if name in _OPTIONS})
+    options = {name: values.pop(name) for name in list(values) if name in _OPTIONS}
+    Options(**options)
+    databases = values.pop("databases", ())
     if "database" not in values and not os.environ.get("DATABASE_FILENAME"):
         if (path := database_path()) is not None:
             values["database"] = path.name
@@ -79,7 +85,9 @@ def load() -> Configuration:
             values["database"] = IN_MEMORY
     found = Settings.from_env(**values)
     found.database_or_default(None)
-    return Configuration(found, options, replay)
+    if databases != ():
+        options_of_each(options, databases, found.database)
+    return Configuration(found, options, replay, databases)
 
 
 def _known() -> str:

@@ -14,12 +14,28 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.cache import patch_vary_headers
 
 from litefs_watch.changes import Role
-from litefs_watch.consistency import RUN, SCOPE_KEY, Action, Answer, Exchange, Refuse, Replay, exchange_of, named, refusal
+from litefs_watch.consistency import (
+    RUN,
+    SCOPE_KEY,
+    Action,
+    Answer,
+    Exchange,
+    Refuse,
+    Replay,
+    current_exchange,
+    exchange_of,
+    named,
+    refusal,
+)
 from litefs_watch.consistency.faults import MESSAGES
 from litefs_watch.django.conf import get_awaitable_watcher, get_watcher, load_or_refuse
+from litefs_watch.django.connections import watch_connections
 from litefs_watch.django.quiet import keep_replays_quiet
 from litefs_watch.replay import Answering, target
 from litefs_watch.web.error_signals import listen_for_reports
+from litefs_watch.web.late import route_named
+from litefs_watch.web.several import AsyncGates, BlockingGates, gate_of
+from litefs_watch.web.swallowed import SwallowedWrites
 from litefs_watch.web.waiting import AsyncGate, BlockingGate
 from litefs_watch.wsgi.environ import LOST_KEY, headers_of, query_of, raw_path_of
 
@@ -34,8 +50,10 @@ class LiteFSMiddleware:
     What `litefs_watch.asgi.LiteFSMiddleware` does, configured by the setting ``LITEFS_WATCH`` (`litefs_watch.django.conf`).
     A request waits before whatever opens a transaction or reads a session. A session in the database that was modified
     counts as a write. Where a refused write, `NotPrimary` or `NoPrimary` of a view or of another middleware becomes the
-    replay, it is neither logged as an error nor mailed to ``ADMINS``. What is lost is in ``META`` as ``litefs_watch.lost``.
-    Sync under WSGI; under ASGI async, where no thread waits with a request.
+    replay, it is neither logged as an error nor mailed to ``ADMINS``. Refused writes are noted on Django's connections
+    (`litefs_watch.django.connections`): they become the replay also where a view catches them and answers 400 and above.
+    What is lost is in ``META`` as ``litefs_watch.lost``. Sync under WSGI; under ASGI async, where no thread waits with a
+    request.
 
     Raises `ImproperlyConfigured` when Django builds its handler and ``LITEFS_WATCH`` can't work.
     """
@@ -49,9 +67,11 @@ class LiteFSMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
+        self._swallowed = SwallowedWrites()
         self._configure()
         listen_for_reports()
         keep_replays_quiet()
+        watch_connections()
 
     def _configure(self) -> None:
         configuration = load_or_refuse()
@@ -61,11 +81,11 @@ class LiteFSMiddleware:
         if not isinstance(replay, Answering):
             self._strategy = async_to_sync(replay) if iscoroutinefunction(replay) else replay
             self._async_strategy = replay if iscoroutinefunction(replay) else sync_to_async(replay)
-        watcher = get_watcher()
-        self._gate = BlockingGate(watcher, None, configuration.options)
-        self._policy = self._gate.policy
-        self._awaitable = get_awaitable_watcher()
-        self._async_gate = AsyncGate(self._awaitable, None, configuration.options)
+        watcher, awaitable = get_watcher(), get_awaitable_watcher()
+        databases, given = configuration.databases, configuration.options
+        self._gate = gate_of(watcher, None, databases, given, BlockingGate, BlockingGates)
+        self._async_gate = gate_of(awaitable, None, databases, given, AsyncGate, AsyncGates)
+        self._awaitable = awaitable
         self._watcher = watcher  # last: other threads ask whether it is still the one
 
     def __call__(self, request: HttpRequest) -> HttpResponse | Awaitable[HttpResponse]:
@@ -88,16 +108,20 @@ class LiteFSMiddleware:
         try:
             response = self.get_response(request)
         except Exception as error:  # DEBUG_PROPAGATE_EXCEPTIONS
-            if not self._policy.may_belong_elsewhere(error) or (answer := self._gate.failed(exchange, error)) is None:
+            blamed = exchange.blamed(error)
+            if not exchange.may_belong_elsewhere(blamed) or (answer := self._gate.failed(exchange, blamed)) is None:
                 raise
             return self._answer(request, answer)
         _look(exchange, request, response)
         if (fault := self._fault(exchange, response)) is not None:
             if (answer := self._gate.failed(exchange, fault)) is not None:
                 return self._answer(request, answer)
-            response = _own(request, response, fault)
+            response = _own(request, response, exchange.error or fault)
         exchange.speak()
+        if exchange.refused is not None:
+            self._swallowed.look(exchange, _route(request), self._watcher.role)
         if exchange.touched or exchange.written:
+            exchange.scheme = request.scheme or "http"
             added = self._gate.headers(exchange, _sent(response))
             if exchange.reset is not None:
                 return self._answer(request, self._gate.failed(exchange, exchange.reset))
@@ -129,19 +153,23 @@ class LiteFSMiddleware:
         try:
             response = await self.get_response(request)
         except Exception as error:  # as above
-            if not self._policy.may_belong_elsewhere(error):
+            blamed = exchange.blamed(error)
+            if not exchange.may_belong_elsewhere(blamed):
                 raise
-            if (answer := await self._async_gate.failed(exchange, error)) is None:
+            if (answer := await self._async_gate.failed(exchange, blamed)) is None:
                 raise
             return await self._answer_async(request, answer)
         _look(exchange, request, response)
         if (fault := self._fault(exchange, response)) is not None:
             if (answer := await self._async_gate.failed(exchange, fault)) is not None:
                 return await self._answer_async(request, answer)
-            response = await sync_to_async(_own)(request, response, fault)
+            response = await sync_to_async(_own)(request, response, exchange.error or fault)
         if exchange.withheld:
             await sync_to_async(exchange.speak)()
+        if exchange.refused is not None:
+            self._swallowed.look(exchange, _route(request), self._watcher.role)
         if exchange.touched or exchange.written:
+            exchange.scheme = request.scheme or "http"
             added = await self._async_gate.headers(exchange, _sent(response))
             if exchange.reset is not None:
                 return await self._answer_async(request, await self._async_gate.failed(exchange, exchange.reset))
@@ -151,7 +179,7 @@ class LiteFSMiddleware:
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """What a view raised: Django would log it as an error, and mail it to ``ADMINS``."""
         exchange = exchange_of(request)
-        if exchange is None or not self._policy.may_belong_elsewhere(exception):
+        if exchange is None or not exchange.may_belong_elsewhere(exchange.blamed(exception)):
             return None
         if Role.PRIMARY in (exchange.role, self._watcher.role):
             return None  # it may stay an error: Django makes its page, which `quiet` keeps out of the log for the time being
@@ -165,13 +193,14 @@ class LiteFSMiddleware:
         exchange = self._gate.policy.begin(request.method or "GET", request.path_info, headers)
         if exchange is not None:
             request.META[SCOPE_KEY] = exchange
+            current_exchange.set(exchange)
         return exchange
 
     def _fault(self, exchange: Exchange, response: HttpResponse) -> BaseException | None:
         """The exception behind an error page which says that the request belongs elsewhere."""
         self._gate.look_back(exchange)
-        error = exchange.reset or (exchange.error if response.status_code >= 400 else None)
-        return error if error is not None and self._policy.may_belong_elsewhere(error) else None
+        error = exchange.hidden_error(response.status_code)
+        return error if error is not None and exchange.may_belong_elsewhere(error) else None
 
     def _warn_in_transaction(self, exchange: Exchange) -> None:
         if self._warned or exchange.token is None or self._watcher.role is not Role.REPLICA:
@@ -242,6 +271,12 @@ def _look(exchange: Exchange, request: HttpRequest, response: HttpResponse) -> N
         table = connections[router.db_for_write(session.model)]
         if table.vendor == "sqlite":
             exchange.error = OperationalError(MESSAGES[0])
+
+
+def _route(request: HttpRequest) -> str:
+    """What the route is called that has handled it."""
+    match = request.resolver_match
+    return route_named(request.method or "GET", f"/{match.route}" if match is not None else None, request.path_info)
 
 
 def _target(request: HttpRequest) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from litefs_watch.consistency import Policy, exchange_of
+from litefs_watch.consistency import exchange_of
 
 _logger = logging.getLogger("django.request")
 
@@ -14,12 +14,14 @@ class _Replays(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         request, error = getattr(record, "request", None), record.exc_info[1] if record.exc_info else None
-        if error is None or not hasattr(request, "META") or not Policy.may_belong_elsewhere(error):
+        if error is None or not hasattr(request, "META"):
             return True
         exchange = exchange_of(request)
         if exchange is None or exchange.started or exchange.spoken:
             return True
-        exchange.withheld = (*exchange.withheld, lambda: _logger.handle(record))
+        if not exchange.may_belong_elsewhere(exchange.blamed(error)):
+            return True
+        exchange.withhold(lambda: _logger.handle(record))
         return False
 
 

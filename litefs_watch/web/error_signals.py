@@ -9,7 +9,7 @@ import logging
 import sys
 from typing import Any
 
-from litefs_watch.consistency import Policy, exchange_of, mark_failed
+from litefs_watch.consistency import exchange_of, mark_failed
 
 
 def listen_for_reports() -> None:
@@ -61,12 +61,14 @@ class _Replays(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error, framework = record.exc_info[1] if record.exc_info else None, sys.modules[self._framework]
-        if error is None or not Policy.may_belong_elsewhere(error) or not framework.has_request_context():
+        if error is None or not framework.has_request_context():
             return True
         exchange = exchange_of(framework.request)
         if exchange is None or exchange.started or exchange.spoken:
             return True
-        exchange.withheld = (*exchange.withheld, lambda: logging.getLogger(record.name).handle(record))
+        if not exchange.may_belong_elsewhere(exchange.blamed(error)):
+            return True
+        exchange.withhold(lambda: logging.getLogger(record.name).handle(record))
         return False
 
 

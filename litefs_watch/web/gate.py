@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from litefs_watch import refusals
 from litefs_watch.changes import Role
 from litefs_watch.consistency import PIN, Action, Confirm, Exchange, Hold, Look, Node, Options, Policy, Token, Wait
 from litefs_watch.consistency.exchange import Undone
+from litefs_watch.consistency.faults import is_dead_connection
 from litefs_watch.consistency.tokens import is_beyond
 from litefs_watch.core.history import Lineage, View
 from litefs_watch.errors import NotPrimary, WatcherClosed
@@ -112,8 +114,10 @@ class Gate:
 
     def admit(self, exchange: Exchange) -> None:
         """Before the application runs, where nothing is to be decided: what `failed` needs to know later."""
-        with contextlib.suppress(WatcherClosed):
+        try:  # noqa: SIM105 - `suppress` takes as long as all else that is done for such a request
             exchange.admitted = self._known.run.glance(self.database)
+        except WatcherClosed:
+            pass
 
     def look_back(self, exchange: Exchange) -> None:
         """When a response starts: whether what the request waited for is here still. A node that comes back from a fail-over
@@ -217,4 +221,6 @@ class Gate:
 
     def is_fault_of_node(self, exchange: Exchange, error: BaseException) -> bool:
         """Whether the exception may say that the request belongs elsewhere, so that `failed` is to be asked."""
+        if is_dead_connection(error):
+            refusals.dead_connections.say(error)
         return self.policy.failed(exchange, self.node(exchange), error) is not None

@@ -148,6 +148,10 @@ class BlockingGates(_Gates):
             exchange.gather()
         return action
 
+    def headers(self, exchange: Exchange, sent: Iterable[tuple[bytes, bytes]]) -> HeaderList:
+        """As `BlockingGate.headers`."""
+        return self.headers_at(exchange, self.position(exchange), sent)
+
     def position(self, exchange: Exchange) -> Positions | None:
         """As `BlockingGate.position`: of each. None where all are."""
         _tell(exchange)

@@ -53,6 +53,11 @@ class LateResponse:
         """What answers instead of a response that is another node's to give. Nothing of it is sent."""
 
     @property
+    def route(self) -> str:
+        """What the route is called that has handled it."""
+        return self._route or route_named(self._exchange.method, None, self._path)
+
+    @property
     def begun(self) -> bool:
         """Whether the server has been told of it: it can't be another one any more."""
         return self._write is not None
@@ -67,7 +72,7 @@ class LateResponse:
         self.replaced = gate.failed(exchange, error) if error is not None and belongs else None
         self._given = status, headers  # and no exc_info: it would be about a start that the server has not been told of
         exchange.started = True
-        if self._writes:
+        if self._writes or exchange.refused is not None:
             self._route = route_named(exchange.method, _rule(), self._path)
         return self._write_now
 

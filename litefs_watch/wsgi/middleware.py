@@ -6,13 +6,14 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Unpack
 
-from litefs_watch.consistency import ERROR, RUN, SCOPE_KEY, OptionKeywords, Refuse
+from litefs_watch.consistency import ERROR, RUN, SCOPE_KEY, OptionKeywords, Refuse, current_exchange
 from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.web.checks import check_blocking
 from litefs_watch.web.error_signals import listen_for_reports
 from litefs_watch.web.late import LateRoutes
 from litefs_watch.web.several import BlockingGates, gate_of
+from litefs_watch.web.swallowed import SwallowedWrites
 from litefs_watch.web.waiting import BlockingGate
 from litefs_watch.wsgi.environ import LOST_KEY, Body, client_has_left, headers_of, route_of
 from litefs_watch.wsgi.late import Begun, LateResponse, close
@@ -33,7 +34,8 @@ class LiteFSMiddleware:
     ``litefs_watch.lost``. ``replay`` is `FlyReplay` (the default),
     `Redirect`, `Forward`, or a function ``(environ, start_response, hostname)`` that answers the request. `mark_written`
     takes Flask's and Django's request, or the environ. Exceptions that Flask and Django turn into error pages are seen
-    through their signals; those that an error handler of the application's own answers, once it calls `mark_failed`.
+    through their signals; those that an error handler of the application's own answers, once it calls `mark_failed`, or the
+    driver tells (`litefs_watch.refusals`).
 
     The response starts when the application has returned, so that what Flask's teardown commits is in its token; who commits
     later, in a generator, still sends its client to the primary for the next read. ``late_commits`` is of ASGI alone.
@@ -55,7 +57,9 @@ class LiteFSMiddleware:
         check_blocking(watcher, "LiteFSMiddleware")
         self._gate = gate_of(watcher, database, databases, options, BlockingGate, BlockingGates)
         self._responder = Responder(FlyReplay() if replay is None else replay, self._gate.hostname)
+        self._watcher = watcher
         self._late = LateRoutes()
+        self._swallowed = SwallowedWrites()
         listen_for_reports()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -80,6 +84,7 @@ class LiteFSMiddleware:
         if SCOPE_KEY in given:  # a middleware for another database is around this one
             exchange.outer = given[SCOPE_KEY]
         given[SCOPE_KEY] = exchange
+        current_exchange.set(exchange)
         if exchange.lost is not None:
             given[LOST_KEY] = exchange.lost
         response = LateResponse(gate, exchange, environ, start_response, self._late)
@@ -89,8 +94,9 @@ class LiteFSMiddleware:
                 body = Begun(body)
         except Exception as error:
             response.end()
-            fault = not response.begun and gate.is_fault_of_node(exchange, error)
-            if fault and (answer := gate.failed(exchange, error)) is not None:
+            blamed = exchange.blamed(error)
+            fault = not response.begun and gate.is_fault_of_node(exchange, blamed)
+            if fault and (answer := gate.failed(exchange, blamed)) is not None:
                 return self._responder.respond(answer, environ, start_response)
             if exchange.withheld:
                 exchange.speak()
@@ -107,6 +113,7 @@ class LiteFSMiddleware:
             response.end()
             close(body)
             return self._responder.respond(response.replaced, environ, start_response)
-        if exchange.withheld:
+        if exchange.tells:
             exchange.speak()
+            self._swallowed.look(exchange, response.route, self._watcher.role)
         return response.deliver(body)
