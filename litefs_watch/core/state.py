@@ -308,6 +308,7 @@ class NodeState:
             self._is_gone(read.began)
             self.histories.doubt()
             self.lag_ms = None
+            self._tenure.look(read.began, primary=False, resumed=False)
             if self._streaming:  # a wrong directory, or none yet: LiteFS's own word stands
                 return self._heed_stream(read.began)
             return self._claim(NOBODY, read.began, sure=self._mounted)
@@ -320,7 +321,10 @@ class NodeState:
             changes = self._heed_stream(read.began) if self._streaming else []
         self._follow(read)
         if read.faults.keys().isdisjoint((".", ".primary", ".lag")):
-            self._tenure.look(read.began, primary=self.role is Role.PRIMARY, resumed=read.resumed)
+            says_so = PRIMARY in (self.standing, self._candidate)  # after a silence, a look that says so is not believed yet
+            self._tenure.look(read.began, primary=says_so, resumed=read.resumed)
+            if self._tenure.doubted_until > read.began:
+                self._look_again(self._tenure.doubted_until)
         return changes
 
     def _claim(self, claim: Standing, began: float, *, sure: bool = False) -> list[Change]:

@@ -14,16 +14,17 @@ class Tenure:
     def __init__(self, lease_ttl: float) -> None:
         self._renewal = lease_ttl / 2
         self._looked_at: float | None = None
-        self._doubted_until = float("-inf")
+        self.doubted_until = float("-inf")
+        """Until when the lease may be lost unawares."""
 
     def look(self, began: float, *, primary: bool, resumed: bool) -> None:
         """A look that began then has said whether this node is the primary; ``resumed``: the machine was suspended."""
         if not primary:
-            self._doubted_until = float("-inf")  # who takes over after this has a lease
+            self.doubted_until = float("-inf")  # who takes over after this, or starts, has a lease
         elif resumed or (self._looked_at is not None and began - self._looked_at > self._renewal):
-            self._doubted_until = began + self._renewal
+            self.doubted_until = began + self._renewal
         self._looked_at = began
 
     def is_sure(self, since: float) -> bool:
         """Whether a look that began at ``since`` or later proves what it says."""
-        return self._looked_at is not None and self._looked_at >= max(since, self._doubted_until)
+        return self._looked_at is not None and self._looked_at >= max(since, self.doubted_until)

@@ -27,6 +27,9 @@ logger = logging.getLogger("litefs_watch")
 FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0
 """Seconds before a source that failed runs again: doubled each time, and the first again once it ran for the last."""
 
+_NAPS = 4
+"""In a silence, at least: what a block of the loop can hide is a quarter of it, beside half of it until the next look."""
+
 
 class Counts(NamedTuple):
     """What the sources did since the start."""
@@ -212,13 +215,27 @@ class Supervisor:
             self._restarts += 1
 
     async def _listen_for_silence(self) -> None:
-        """A frozen LiteFS answers no read and closes no connection: only the time that passes tells."""
+        """A frozen LiteFS answers no read and closes no connection: only the time that passes tells. Time for which this
+        loop was blocked does not: nobody was asked then. How late a nap ends tells it, up to that nap's length."""
+        silence = self._settings.silence
+        heard, blocked, due = self._heard_at, 0.0, time.monotonic()
         while True:
-            quiet = time.monotonic() - max(self._answered_at, self._directory.answered_at)
-            if quiet < self._settings.silence:
-                await sleep(self._settings.silence - quiet)
+            now = time.monotonic()
+            if self._heard_at > heard:  # perhaps in the midst of a block, by the thread that looks
+                heard, blocked = self._heard_at, 0.0
+            blocked += max(0.0, now - max(due, heard))
+            quiet = now - heard - blocked
+            if quiet < silence:
+                nap = min(max(silence - quiet, 0.001), silence / _NAPS)
+                due = now + nap
+                await sleep(nap)
                 continue
             self._reread.health.down(f"no answer from {self._settings.litefs_dir} for {quiet:.1f} s: is LiteFS frozen?")
             self._answered = anyio.Event()
-            self._publish(Silence(time.monotonic()))
+            self._publish(Silence(now))
             await self._answered.wait()
+            due = time.monotonic()
+
+    @property
+    def _heard_at(self) -> float:
+        return max(self._answered_at, self._directory.answered_at)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from litefs_watch import Role
-from litefs_watch.core.readings import DirectoryRead, Mount, Named
+from litefs_watch.core.readings import DirectoryRead, Mount, Named, RoleEvent, Silence
 from litefs_watch.core.state import NodeState
 from litefs_watch.core.tenure import Tenure
 from litefs_watch.core.waiters import PrimaryCheck
@@ -47,6 +47,27 @@ def test_who_stood_still_for_half_a_lease_is_not_believed(gap: float, sure: bool
     for later, then in ((back + TTL / 2 - 0.1, sure), (back + TTL / 2, True)):
         tenure.look(later, primary=True, resumed=False)
         assert tenure.is_sure(later) == then
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_frozen_litefs_stood_still(streaming: bool) -> None:
+    """Though this process ran, and knew nothing meanwhile: its first looks after that are not believed."""
+    state = NodeState("me", 0.025, TTL)
+    if streaming:
+        state.apply(RoleEvent(0.9, is_primary=True, hostname=None, first=True))
+    for reading in (look(1.0), look(1.1), Silence(4.1), look(1.2), look(20.0)):
+        state.apply(reading)
+    for began, sure in ((20.1, False), (24.9, False), (25.0, True)):
+        state.apply(look(began))
+        assert state.role is Role.PRIMARY
+        assert state.is_sure(began) == sure
+        assert state.look_again_at == (None if sure else 25.0)
+
+
+def test_a_litefs_that_was_started_anew_has_a_lease_of_its_own() -> None:
+    """Nobody doubts it for the time in which it was away."""
+    state = primary(DirectoryRead(2.0, Mount.AWAY), DirectoryRead(19.0, Mount.AWAY), look(20.0), look(20.1))
+    assert state.is_sure(20.1)
 
 
 def test_a_suspended_machine_stood_still() -> None:
