@@ -50,6 +50,10 @@ class Following:
         self._beat_before = self._beat_at
         return True
 
+    def heed_late(self, claim: Standing) -> None:
+        """Somebody says who the primary was before the last claim: if another one, this node may have been reset since."""
+        self.term += claim.role is Role.REPLICA and claim != self.whom
+
     def look(self, read: DirectoryRead) -> bool:
         """Take in ``.lag``. Whether replication has begun by this look."""
         if self.whom.role is Role.PRIMARY or read.lag_ms == NEVER_REPLICATED_MS:

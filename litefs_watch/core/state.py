@@ -144,9 +144,7 @@ class NodeState:
                 changes = self._read_role(reading)  # first: it says whether the positions may meet anybody
                 changes = self._read_positions(reading) + changes
             case PositionsRead():
-                demoted = reading.primary is not None and self.role is Role.PRIMARY  # and may have been reset before it read
-                changes = self._claim(claims.of_named(reading.primary, self._hostname), reading.began) if demoted else []
-                changes += self._read_positions(reading)
+                changes = self._read_named(reading) + self._read_positions(reading)
             case RoleEvent():
                 changes = self._role_event(reading)
             case StreamEnded():
@@ -327,8 +325,13 @@ class NodeState:
                 self._look_again(self._tenure.doubted_until)
         return changes
 
+    def _read_named(self, read: PositionsRead) -> list[Change]:  # by who this node may have been reset before it was read
+        claim = claims.of_named(read.primary, self._hostname)
+        return self._claim(claim, read.began) if claim.role is Role.REPLICA and claim != self.standing else []
+
     def _claim(self, claim: Standing, began: float, *, sure: bool = False) -> list[Change]:
         if began < self._claimed_at:
+            self._following.heed_late(claim)
             return []
         self._claimed_at = began
         self._part(claim, began)

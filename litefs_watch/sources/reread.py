@@ -10,13 +10,13 @@ While the event stream tells of transactions, the net below it is one small slic
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
 import anyio
 
-from litefs_watch.core.readings import Mount, Reading
+from litefs_watch.core.readings import DirectoryRead, Mount, PositionsRead, Reading
 from litefs_watch.errors import WatcherClosed
 from litefs_watch.position import Position
 from litefs_watch.sources import Health
@@ -211,7 +211,7 @@ class Reread:
             look = partial(self._directory.begin_look, left=before or None, within=SLICE_IN_TURN)
         else:
             look = partial(self._directory.begin_look, start=self._start, within=SLICE)
-        read, left = await self._thread.run(partial(look, databases, self._known()))
+        read, left, asked = await self._thread.run(partial(self._look_for, batch.databases, look, databases, self._known()))
         if self._was_suspended():
             read = replace(read, resumed=True)
         looked_at = databases.union(_OTHERS, before[: len(before) - len(left)]) if before else None
@@ -224,6 +224,18 @@ class Reread:
             self.health.up(f"reading {self._directory.path}, {kind}")
         self._went_on(left, in_turn=in_turn)
         self._report(read)
+        if asked is not None:
+            some, faults = asked
+            batch.positions |= some.positions
+            batch.faults = batch.faults | faults
+            self._report(some)
+
+    def _look_for(
+        self, asked: set[str], look: Callable[..., tuple[DirectoryRead, list[str]]], *what: Iterable[str]
+    ) -> tuple[DirectoryRead, list[str], tuple[PositionsRead, dict[str, str]] | None]:
+        """A look, which begins with ``.primary``, and then the positions that were asked for, which end with it."""
+        read, left = look(*what)
+        return read, left, self._directory.positions(asked) if asked else None
 
     def _was_suspended(self) -> bool:
         """Whether the wall clock has left the monotonic one behind since this was last asked."""

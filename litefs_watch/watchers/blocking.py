@@ -216,7 +216,7 @@ class BlockingWatcher:
         read, faults = Directory(self.settings.litefs_dir).positions([name])
         if (fault := faults.get(f"{name}-pos")) is not None:
             raise OSError(fault)
-        if read.primary is not None and run.standing.role is Role.PRIMARY:
+        if read.primary is not None and run.standing.primary != read.primary.hostname:
             run.publish_here(read)
         return read.positions.get(name)
 

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.litefs
 SECONDS = float(os.environ.get("LITEFS_WATCH_CHAOS_SECONDS", "60"))
 CLIENTS = 16
 OFTEN = {
-    Guarantee.READ_YOUR_WRITES: 2.0,
-    Guarantee.MONOTONIC_READS: 2.0,
+    Guarantee.READ_YOUR_WRITES: 1.0,
+    Guarantee.MONOTONIC_READS: 1.0,
     Guarantee.MONOTONIC_WRITES: 0.1,
     Guarantee.WRITES_FOLLOW_READS: 0.1,
 }

@@ -606,3 +606,15 @@ def test_a_primary_that_is_named_another_one_is_doubted_at_once(node: Driver) ->
     term = node.state.term
     node(PositionsRead(4.0, {DB: at(7, 2)}, Named("b")))
     assert node.state.term == term
+
+
+@pytest.mark.parametrize("claimed", [2.0, 2.5], ids=["nobody is known", "a look that began later has seen the old one"])
+def test_who_is_named_after_a_position_was_read_is_doubted_whatever_else_is_known(node: Driver, claimed: float) -> None:
+    """The node has lost its lease; or another look, which began after the read and ended before it, still says primary."""
+    node(primary(1.0, first=True), read(1.0, lag=0, positions={DB: at(5, 1)}))
+    node(StreamEnded(1.5), read(claimed, lag=NEVER if claimed == 2.0 else 0, positions={DB: at(5, 1)}))
+    node(read(claimed + SETTLE, lag=NEVER if claimed == 2.0 else 0))
+    assert node.state.role is (Role.UNKNOWN if claimed == 2.0 else Role.PRIMARY)
+    term = node.state.term
+    node(PositionsRead(2.1, {DB: at(6, 2)}, Named("b")))
+    assert node.state.term != term

@@ -125,6 +125,15 @@ async def test_the_first_look_is_at_everything_and_off_the_loop() -> None:
         assert threading.get_ident() not in harness.directory.threads
 
 
+async def test_who_asks_at_the_time_of_a_look_at_everything_gets_a_read_of_his_own() -> None:
+    """That look begins with ``.primary``; a position that is handed out is read before it."""
+    async with Harness().running() as harness:
+        harness.reread.look()
+        assert await harness.reread.read_position("app.db") == HERE
+        assert harness.directory.asked == [None, None, frozenset({"app.db"})]
+        assert [type(report) for report in harness.reports[-2:]] == [DirectoryRead, PositionsRead]
+
+
 async def test_all_who_ask_before_a_look_begins_share_it() -> None:
     """And who asks while it is under way gets the next: what it saw may be older than the question."""
     async with Harness().running() as harness:
