@@ -124,6 +124,7 @@ class LiteFSMiddleware:
         if SCOPE_KEY in given:  # a middleware for another database is around this one
             exchange.outer = given[SCOPE_KEY]
         given[SCOPE_KEY], given[WATCHER_KEY] = exchange, self._watcher
+        around = current_exchange.get()
         current_exchange.set(exchange)
         request = receive if self._heedless else Body(receive)
         reply = late = websocket = None
@@ -186,6 +187,8 @@ class LiteFSMiddleware:
                     self._refused.look(exchange, scope["path"], told)
                 if websocket is not None:
                     await websocket.end()
+            if around is not None:  # a request that a handler makes in its own task, to the application that it is part of
+                current_exchange.set(around)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -10,7 +10,8 @@ from litefs_watch.consistency.exchange import SCOPE_KEY, Exchange
 
 current_exchange: ContextVar[Exchange | None] = ContextVar("litefs_watch.exchange", default=None)
 """That of the request which is being handled here. A thread that copies its context, as Starlette's, asyncio's and asgiref's
-do, has it too. It stays after the request: who is told then is one that is over, which changes nothing."""
+do, has it too. After a request it is that of the one around it, if any, else it stays: who is told then is one that is over,
+which changes nothing."""
 
 
 def note_refused(error: BaseException) -> None:

@@ -93,8 +93,25 @@ class LiteFSMiddleware:
             self._configure()
         if (around := exchange_of(request)) is not None:
             return self._tell_async(around, request) if self._is_async else self._tell(around, request)
-        if self._is_async:
-            return self._call_async(request)
+        return self._run_async(request) if self._is_async else self._run(request)
+
+    def _run(self, request: HttpRequest) -> HttpResponse:
+        outer = current_exchange.get()
+        try:
+            return self._handle(request)
+        finally:
+            if outer is not None:  # a request that a view makes to the project that it is part of
+                current_exchange.set(outer)
+
+    async def _run_async(self, request: HttpRequest) -> HttpResponse:
+        outer = current_exchange.get()
+        try:
+            return await self._handle_async(request)
+        finally:
+            if outer is not None:  # as above
+                current_exchange.set(outer)
+
+    def _handle(self, request: HttpRequest) -> HttpResponse:
         exchange = self._begin(request)
         if exchange is None:
             return self.get_response(request)
@@ -139,7 +156,7 @@ class LiteFSMiddleware:
         _look(exchange, request, response)
         return response
 
-    async def _call_async(self, request: HttpRequest) -> HttpResponse:
+    async def _handle_async(self, request: HttpRequest) -> HttpResponse:
         await self._awaitable.start()
         exchange = self._begin(request)
         if exchange is None:

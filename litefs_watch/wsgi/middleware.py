@@ -63,6 +63,14 @@ class LiteFSMiddleware:
         listen_for_reports()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        around = current_exchange.get()
+        try:
+            return self._handle(environ, start_response)
+        finally:
+            if around is not None:  # a request that a handler makes to the application that it is part of
+                current_exchange.set(around)
+
+    def _handle(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         gate = self._gate
         exchange = gate.policy.begin(environ["REQUEST_METHOD"], route_of(environ), headers_of(environ))
         if exchange is None:

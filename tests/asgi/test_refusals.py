@@ -421,6 +421,20 @@ async def test_nested_middlewares(tmp_path: Path) -> None:
     assert is_replay(reply)
 
 
+async def test_a_request_within_a_request() -> None:
+    """A handler that asks its own application, in its own task: what it is refused afterwards is its own."""
+
+    async def endpoint(request: Request) -> PlainTextResponse:
+        if request.url.path == "/outer":
+            assert (await call(app, "GET", "/inner")).status == 400
+            note(refused())
+        return PlainTextResponse("sorry", 400)
+
+    app = LiteFSMiddleware(Starlette(routes=[Route("/{path}", endpoint)]), replica().watcher)
+    assert is_replay(await call(app, "GET", "/outer"))
+    assert (await call(app, "GET", "/inner")).status == 400
+
+
 async def test_requests_that_are_interleaved() -> None:
     """On one loop: a refused write is of the request that has made it. So is the thread of a thread pool."""
     turn, other = anyio.Event(), anyio.Event()

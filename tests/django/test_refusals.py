@@ -185,6 +185,21 @@ def test_process_exception(node: SimulatedNode, refusing: Any, caplog: pytest.Lo
         assert list(map(repr, errors)) == (["KeyError('unavailable')"] if takes_over else [])
 
 
+def test_a_request_within_a_request(ask: Ask, refusing: Any) -> None:
+    """A view that asks its own project: what it is refused afterwards is its own."""
+
+    def inner(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(status=400)
+
+    def outer(request: HttpRequest) -> HttpResponse:
+        assert ask(inner).status_code == 400
+        with pytest.raises(DatabaseError):
+            atomic()
+        return HttpResponse(status=400)
+
+    assert ask(outer).status_code == 409
+
+
 def test_where_the_whole_application_is_wrapped(node: SimulatedNode, refusing: Any) -> None:
     """The outer middleware answers."""
 

@@ -118,8 +118,12 @@ def test_textbook_error_handlers(
 
 
 def bare(environ: Any, start_response: Any) -> Any:
-    """By its path: an error of its own, one that it tells of, a stream, and what follows on the same thread."""
+    """By its path: an error of its own, one that it tells of, a stream, a request to itself, and what follows on the same
+    thread."""
     path = environ["PATH_INFO"]
+    if path == "/within":
+        assert Client(environ["site"]).get("/other").status_code == 400
+        note(refused())
     if path == "/raises":
         note(refused())
         raise KeyError("unavailable")
@@ -141,8 +145,9 @@ def streamed() -> Iterator[bytes]:
 
 def test_each_request_has_its_own(watcher: BlockingWatcher, caplog: pytest.LogCaptureFixture) -> None:
     """One after the other on a thread: only those that refused a write, and have answered with nothing yet, are replayed."""
-    client = Client(LiteFSMiddleware(bare, watcher))
-    expected = {"/raises": 409, "/other": 400, "/tells": 409, "/stream": 200, "/thread": 400}
+    site = LiteFSMiddleware(bare, watcher)
+    client = Client(lambda environ, start_response: site(environ | {"site": site}, start_response))
+    expected = {"/raises": 409, "/other": 400, "/within": 409, "/tells": 409, "/stream": 200, "/thread": 400}
     for _ in range(2):
         assert {path: client.get(path).status_code for path in expected} == expected
     assert client.get("/stream").data == b"onetwo"
