@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine, ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 DEAD_EVERY = 600.0
 """Seconds: each connection of a pool dies, and a pool is large."""
@@ -71,7 +71,7 @@ _REMEDY = (
     "litefs_watch.django in Django; elsewhere use one for each request, or an age (CONN_MAX_AGE, pool_recycle)"
 )
 
-dead_connections = DeadConnections()
+dead_connections: DeadConnections = DeadConnections()
 """Of this process."""
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -26,7 +26,9 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Settings(BaseModel):
     """Where LiteFS is and who this node is. Frozen; wrong values raise `ConfigError`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # built at first use, not at import
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="forbid", defer_build=True
+    )  # built at first use, not at import
 
     litefs_dir: Path | None = None
     """LiteFS's mount (``fuse.dir``), or an ordinary directory with files of the same names."""

@@ -16,7 +16,7 @@ from litefs_watch.consistency import Answer, named, refusal
 from litefs_watch.replay import Forward, HeaderList, as_it_came
 from litefs_watch.web.forwarding import Broken, Ended, Failed, Head, Origin, broke_off, late, unreachable
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 _SCHEMES = {"https": "https", "wss": "https"}
 """What proxies call a request's scheme, a WebSocket's, too."""

@@ -28,7 +28,7 @@ from litefs_watch.web.several import AsyncGates, gate_of
 from litefs_watch.web.swallowed import SwallowedWrites
 from litefs_watch.web.waiting import AsyncGate
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 _STOPPING = Refuse("This node is being stopped. Try again shortly.", "the server was stopped while it was held")
 _LAST_WORD = 1.0

@@ -32,7 +32,7 @@ from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.bridge import AwaitableWatcher
 from litefs_watch.watchers.watcher import Watcher, spawn
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 SERVICE_RESTART = 1012
 """'Service Restart: a client may reconnect' (IANA's registry of RFC 6455)."""

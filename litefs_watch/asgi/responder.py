@@ -13,7 +13,7 @@ from litefs_watch.replay import BODY_TAKEN, Answering, Forward, target
 if TYPE_CHECKING:
     from litefs_watch.asgi.forwarder import Forwarder
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 TRY_AGAIN_LATER = 1013
 """The code of a WebSocket's close, for now (RFC 6455's registry)."""
@@ -87,7 +87,7 @@ class Body:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._empty: Message | None = None
-        self.taken = False
+        self.taken: bool = False
 
     async def __call__(self) -> Message:
         message = await self._receive()

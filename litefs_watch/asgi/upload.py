@@ -37,8 +37,8 @@ class Upload:
         self._limit: anyio.CancelScope | None = None
         self._throw_away = False
         self._pieces = 0
-        self.first = b""
-        self.in_hand = False
+        self.first: bytes = b""
+        self.in_hand: bool = False
         """Whether ``first`` is all there is."""
 
     @property

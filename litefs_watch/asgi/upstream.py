@@ -63,7 +63,7 @@ class Pool:
     """At most ``most`` requests to the primary at once, and the connections that wait for the next."""
 
     def __init__(self, most: int, connect_timeout: float, tls: ssl.SSLContext | None) -> None:
-        self.silent = Silent()
+        self.silent: Silent = Silent()
         self.idle: Idle[Connection] = Idle(most)
         self._most = most
         self._timeout = connect_timeout

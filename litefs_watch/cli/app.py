@@ -23,7 +23,7 @@ COMMANDS = ("status", "watch", "wait", "primary", "wait-ready", "run", "demo")
 
 FAILED, USAGE, TIMED_OUT, INTERRUPTED, READER_GONE = 1, 2, 124, 130, 141
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 
 class Commands(click.Group):

@@ -94,7 +94,7 @@ class Demo:
         self.seconds = seconds
         self.nodes: list[NodeFigures] = []
         self.log: list[str] = []
-        self.writes = 0
+        self.writes: int = 0
         self._tell = tell
         self._began = time.monotonic()
         self._ended: float | None = None

@@ -100,7 +100,7 @@ class LogFormatter(logging.Formatter):
     """One line a record, in which names from outside are escaped."""
 
     default_time_format = "%Y-%m-%dT%H:%M:%S"
-    default_msec_format = "%s.%03dZ"
+    default_msec_format: str | None = "%s.%03dZ"
 
     def __init__(self, *, tracebacks: bool) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")

@@ -113,7 +113,7 @@ class Exchange:
     this one's: then its client waits for a transaction that it need not have waited for, and nothing is lost."""
     stale = False
     """Whether it was let in although the TXID had not come."""
-    touched = False
+    touched: bool = False
     """Whether the response may get headers, even if nothing is marked as written."""
 
     written = False
@@ -129,7 +129,7 @@ class Exchange:
     """Set by `mark_failed`, and by who sees that the framework turned an exception into a response."""
     refused: BaseException | None = None
     """Set by `refuse`: a write that SQLite has refused, whatever the application makes of it …"""
-    shown = False
+    shown: bool = False
     """… and whether it has made an error of it, which others see."""
 
     lost: int | None = None
@@ -155,11 +155,11 @@ class Exchange:
     answered: BaseException | None = None
     """Set by the shell: the exception whose response was replaced."""
 
-    tells = False
+    tells: bool = False
     """Whether there may be something for the log when it is over: of what was refused, or withheld."""
     withheld: Sequence[Callable[[], object]] = ()
     """What tells the log of its error, until it is known whether this stays one."""
-    spoken = False
+    spoken: bool = False
     """Whether that is known."""
 
     def refuse(self, error: BaseException) -> None:

@@ -34,16 +34,16 @@ class Board:
     """One run's state and queues. `close` ends it for good; every method may be called from any thread."""
 
     def __init__(self, state: NodeState) -> None:
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         """Held in each operation. Only `ChangeQueue` wakes share it (a condition on it)."""
         self.state = state
         """To be read without the lock only where one look is one value: `standing`, an entry of `met` or `positions`."""
-        self.closed = False
-        self.wakes = 0
+        self.closed: bool = False
+        self.wakes: int = 0
         """Waiters that were woken because what they waited for was there."""
         self.lost = 0
         """Requests whose client had a token of a transaction that is lost."""
-        self.timeouts = 0
+        self.timeouts: int = 0
         """Waits that ended late."""
         self._tx_waiters = TxWaiters()
         self._role_waiters = RoleWaiters()

@@ -19,14 +19,14 @@ class Following:
     """
 
     def __init__(self) -> None:
-        self.whom = NOBODY
+        self.whom: Standing = NOBODY
         """Who the primary is, by the last claim."""
-        self.since = NEVER
+        self.since: float = NEVER
         """When that was first claimed."""
-        self.term = 0
+        self.term: int = 0
         """How many times somebody else was named: only who follows another one is reset."""
         self._changes = 0
-        self.begun = False
+        self.begun: bool = False
         """Whether LiteFS says that replication from it has begun."""
         self._beat_at = self._beat_before = NEVER  # the last sign of life of any primary, and that of those before this one
 

@@ -94,9 +94,9 @@ class History:
     __slots__ = ("_doubted", "_older", "lineage", "replaced")
 
     def __init__(self, position: Position) -> None:
-        self.lineage = Lineage.of(position)
+        self.lineage: Lineage = Lineage.of(position)
         """Ends with the database's position."""
-        self.replaced = False
+        self.replaced: bool = False
         """Whether the lineage begins where the database may have been replaced."""
         self._older: Lineage | None = None
         self._doubted = False

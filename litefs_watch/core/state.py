@@ -54,10 +54,10 @@ class NodeState:
     """This node's role, its primary, and the position of each database."""
 
     def __init__(self, hostname: str, settle: float, lease_ttl: float = 10.0) -> None:
-        self.standing = NOBODY
+        self.standing: Standing = NOBODY
         self.positions: dict[str, Position] = {}
         """By database, as last known."""
-        self.histories = Histories()
+        self.histories: Histories = Histories()
         self.here: dict[str, Lineage] = {}
         """By database: the positions that meet a wait for one of them now, whatever the role (rule 9)."""
         self.met: dict[str, Position] = {}

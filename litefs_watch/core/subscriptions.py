@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 from litefs_watch.changes import Change, PrimaryChange, TxChange
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 ChangeT = TypeVar("ChangeT", bound=TxChange | PrimaryChange)
 
@@ -27,7 +27,7 @@ class ChangeQueue(Generic[ChangeT]):
         self._wake = wake
         self._changes: dict[object, ChangeT] = {}
         self._serial = 0
-        self.closed = False
+        self.closed: bool = False
 
     def __len__(self) -> int:
         return len(self._changes)

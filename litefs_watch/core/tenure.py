@@ -14,7 +14,7 @@ class Tenure:
     def __init__(self, lease_ttl: float) -> None:
         self._renewal = lease_ttl / 2
         self._looked_at: float | None = None
-        self.doubted_until = float("-inf")
+        self.doubted_until: float = float("-inf")
         """Until when the lease may be lost unawares."""
 
     def look(self, began: float, *, primary: bool, resumed: bool) -> None:

@@ -19,7 +19,7 @@ from litefs_watch.position import Position, Where
 if TYPE_CHECKING:
     from litefs_watch.core.state import NodeState
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 T = TypeVar("T")
 
@@ -32,10 +32,10 @@ class Waiter(Generic[T]):
     __slots__ = ("closed", "result", "wake")
 
     def __init__(self, wake: Callable[[T | None], object]) -> None:
-        self.wake = wake
+        self.wake: Callable[[T | None], object] = wake
         self.result: T | None = None
         """What ended the wait."""
-        self.closed = False
+        self.closed: bool = False
 
     def look(self, state: NodeState) -> T | None:
         """What this waits for, if it is there."""
@@ -58,13 +58,13 @@ class TxWaiter(Waiter[Position]):
 
     def __init__(self, database: str, wanted: int | Position, wake: Callable[[Position | None], object]) -> None:
         super().__init__(wake)
-        self.database = database
-        self.position = wanted if isinstance(wanted, Position) else None
-        self.txid = wanted.txid if isinstance(wanted, Position) else wanted
-        self.serial = 0
-        self.since = float("inf")
+        self.database: str = database
+        self.position: Position | None = wanted if isinstance(wanted, Position) else None
+        self.txid: int = wanted.txid if isinstance(wanted, Position) else wanted
+        self.serial: int = 0
+        self.since: float = float("inf")
         """When the wait began, on the readings' clock: a look that began later can say what is lost."""
-        self.lost = False
+        self.lost: bool = False
         """Set where the primary says that ``position`` is in no history any more."""
 
     def look(self, state: NodeState) -> Position | None:
@@ -102,7 +102,7 @@ class RoleWaiter(Waiter[Standing]):
 
     def __init__(self, wanted: frozenset[Role], late: str, wake: Callable[[Standing | None], object]) -> None:
         super().__init__(wake)
-        self.wanted = wanted
+        self.wanted: frozenset[Role] = wanted
         self._late = late
 
     def look(self, state: NodeState) -> Standing | None:
@@ -126,8 +126,8 @@ class PrimaryCheck(RoleWaiter):
 
     def __init__(self, database: str, wake: Callable[[Standing | None], object]) -> None:
         super().__init__(frozenset((Role.REPLICA, Role.UNKNOWN)), "nothing told whether this node is the primary", wake)
-        self.database = database
-        self.since = float("inf")
+        self.database: str = database
+        self.since: float = float("inf")
         """When the question was asked, on the readings' clock."""
 
     def look(self, state: NodeState) -> Standing | None:

@@ -39,7 +39,7 @@ from litefs_watch.web.swallowed import SwallowedWrites
 from litefs_watch.web.waiting import AsyncGate, BlockingGate
 from litefs_watch.wsgi.environ import LOST_KEY, headers_of, query_of, raw_path_of
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 GetResponse = Callable[[HttpRequest], Any]
 

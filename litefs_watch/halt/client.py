@@ -20,7 +20,7 @@ from litefs_watch.halt.launch import launch, socketpair, why_not
 from litefs_watch.printable import safe
 from litefs_watch.sources.directory import mount_kind
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 LIFETIME = 30.0  # seconds; LiteFS's DefaultHaltLockTTL (store.go)
 ACQUIRE_LIMIT = 10.0  # seconds; LiteFS's DefaultHaltAcquireTimeout (store.go)

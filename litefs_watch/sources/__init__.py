@@ -17,7 +17,7 @@ from typing import Protocol
 
 from litefs_watch.status import SourceStatus
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 
 class Source(Protocol):

@@ -96,7 +96,7 @@ class Directory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.answered_at = float("-inf")
+        self.answered_at: float = float("-inf")
         """When a file last answered, on the clock of `time.monotonic`: a look at many of them takes its time."""
         self.mounts: list[str] = []
         """Where LiteFS is mounted, if not here: as of the last look at the list of mounts."""

@@ -72,11 +72,11 @@ class EventDecoder:
     def __init__(self, url: str) -> None:
         self._url = url
         self._http = h11.Connection(h11.CLIENT)
-        self.request = encode_request(self._http, "GET", url)
+        self.request: bytes = encode_request(self._http, "GET", url)
         """What to send."""
-        self.answered = False
+        self.answered: bool = False
         """Whether the head has come, and is as it should be."""
-        self.ended = False
+        self.ended: bool = False
         """Whether the response has ended as it should."""
         self._data = b""
         self._at = 0  # what is before it in `_data` has become an event, or was shown to h11

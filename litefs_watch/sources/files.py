@@ -104,7 +104,7 @@ class FolderWatch:
         self._detail = ""
         self._error: Exception | None = None  # raised by a callback, outside of our task
         self._check_at = 0.0
-        self.health = Health("files")
+        self.health: Health = Health("files")
 
     def stir(self) -> None:
         """Somebody began to wait, or the stream came or went: consider anew what to watch, and how quickly."""

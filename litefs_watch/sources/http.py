@@ -25,7 +25,7 @@ class Response:
         self._sock = sock
         self._connection = connection
         self._url = url
-        self.status = 0
+        self.status: int = 0
 
     async def _next_event(self) -> h11.Event | type[h11.PAUSED]:
         try:

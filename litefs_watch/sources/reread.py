@@ -100,11 +100,11 @@ class Reread:
         self._left: list[str] = []  # databases that the look at everything has not come to
         self._start = ""  # the one with which the next look at everything begins
         self._round: list[str] = []  # with the stream: those that have not had their turn
-        self.health = Health("re-read")
+        self.health: Health = Health("re-read")
         self.faults: dict[str, str] = {}
         """By file name: what was unreadable at the last look at it."""
-        self.looks = 0
-        self.looked = False
+        self.looks: int = 0
+        self.looked: bool = False
         """Whether there has been a look at everything."""
 
     def look(self, database: str | None = None) -> None:

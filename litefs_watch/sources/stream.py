@@ -53,11 +53,11 @@ class EventStream:
         self._report = report
         self._look = look
         self._on_data_dir = on_data_dir
-        self.health = Health("stream")
-        self.attempted = False
+        self.health: Health = Health("stream")
+        self.attempted: bool = False
         """Whether the first attempt has succeeded or failed."""
-        self.events = 0
-        self.connections = 0
+        self.events: int = 0
+        self.connections: int = 0
         self._open = False  # `init` has come
         self._opened_at = self._received = 0.0
 

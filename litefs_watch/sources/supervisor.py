@@ -22,7 +22,7 @@ from litefs_watch.sources.reread import Reread
 from litefs_watch.sources.stream import EventStream
 from litefs_watch.status import SourceStatus
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0
 """Seconds before a source that failed runs again: doubled each time, and the first again once it ran for the last."""

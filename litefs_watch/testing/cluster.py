@@ -59,7 +59,7 @@ class SimulatedCluster(LedNodes):
         names = list(hostnames or (f"node-{chr(ord('a') + number)}" for number in range(size)))
         if not names or len(set(names)) < len(names):
             raise ValueError(f"a cluster needs one node at least, and each hostname once, not {names!r}")
-        self.fuse = fuse_available() is None if fuse is None else fuse
+        self.fuse: bool = fuse_available() is None if fuse is None else fuse
         """Whether the nodes have FUSE mounts."""
         base = Path(directory or tempfile.mkdtemp(prefix="litefs-watch-"))
         self._remove = weakref.finalize(self, shutil.rmtree, base, ignore_errors=True) if directory is None else None
@@ -77,7 +77,7 @@ class SimulatedCluster(LedNodes):
             node.on_promote = partial(self._spawn, partial(self.hand_over, name))
             members[name] = Member(node)
         super().__init__(members, list(positions), lag)
-        self.connection_class = publishing_connection(self.sync)
+        self.connection_class: type[sqlite3.Connection] = publishing_connection(self.sync)
         """For ``sqlite3.connect(path, factory=...)``, Django's ``OPTIONS["factory"]``, SQLAlchemy's ``connect_args``."""
 
     def start(self) -> SimulatedCluster:

@@ -58,7 +58,7 @@ class SimulatedNode(NodeProcess):
         node just becomes the primary."""
         self.heartbeats = True
         """Whether the primary is heard once a second. If not, as when that is frozen, ``.lag`` grows beside ``.primary``."""
-        self.catching_up = False
+        self.catching_up: bool = False
         """Whether LiteFS's initial replication is under way: what arrives leaves ``.lag`` as it is, until a heartbeat."""
         self.notifies = True
         """Whether it tells of what happens. If not, as with ``notify=False``, files change without an event or an LTX file;

@@ -47,13 +47,13 @@ class NodeProcess(ABC):
         self.hostname = hostname
         self._remove: Callable[[], object] | None = None
         if directory is None:
-            self.directory = temporary_directory()
+            self.directory: Path = temporary_directory()
             self._remove = weakref.finalize(self, shutil.rmtree, self.directory, ignore_errors=True)
         else:
             self.directory = Path(directory).absolute()
-        self.litefs_dir = self.directory / "litefs"
+        self.litefs_dir: Path = self.directory / "litefs"
         """The mount (``fuse.dir``)."""
-        self.data_dir = self.directory / "data"
+        self.data_dir: Path = self.directory / "data"
         """LiteFS's data directory (``data.dir``)."""
         self.on_look: Callable[[], object] | None = None
         """Called without the node's lock before a request of the API is answered, and, if it was set before the start,

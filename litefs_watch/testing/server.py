@@ -56,12 +56,12 @@ class ApiServer:
         self._thawed.set()
         self._stopping = False
         self._connections: set[_Connection] = set()
-        self.port = 0
+        self.port: int = 0
         self.stream_available = True
         self.instead: Response | None = None
         """The answer to everything, while another program stands in LiteFS's place."""
-        self.accepted = 0
-        self.events = 0
+        self.accepted: int = 0
+        self.events: int = 0
 
     def start(self, port: int) -> None:
         """Listen on ``port``, 0 for any free one. Raises `OSError` when the port is taken."""
@@ -207,7 +207,7 @@ class _Connection:
     def __init__(self, server: ApiServer, sock: socket.socket) -> None:
         self._server = server
         self.sock = sock
-        self.streaming = False
+        self.streaming: bool = False
         self.half_open = False
         self._inbox = b""
         self._outbox: deque[bytes] = deque()

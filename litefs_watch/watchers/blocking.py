@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from litefs_watch.watchers.run import Callback, Run
     from litefs_watch.watchers.subscription import BlockingSubscription
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 _START_LIMIT = 10.0  # seconds; an event loop starts within less
 _STOP_LIMIT = 5.0  # seconds; a run ends within less, unless a callback of the application hangs
@@ -57,7 +57,7 @@ class BlockingWatcher:
 
     def __init__(self, settings: Settings | None = None) -> None:
         check_threads()
-        self.settings = settings_or_env(settings, "BlockingWatcher")
+        self.settings: Settings = settings_or_env(settings, "BlockingWatcher")
         self._callbacks: list[Callback] = []
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None

@@ -34,7 +34,7 @@ from litefs_watch.status import Statistics, Status
 if TYPE_CHECKING:
     from litefs_watch.settings import Settings
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 Callback = Callable[[PrimaryChange], object]
 WaiterT = TypeVar("WaiterT", TxWaiter, RoleWaiter)
@@ -51,14 +51,14 @@ class Run:
 
     def __init__(self, settings: Settings, callbacks: list[Callback], on_ready: Callable[[], object]) -> None:
         self.settings = settings
-        self.board = Board(NodeState(settings.node_name, settings.settle, settings.lease_ttl))
+        self.board: Board = Board(NodeState(settings.node_name, settings.settle, settings.lease_ttl))
         self.token: EventLoopToken | None = None
         """The event loop in which it runs, once it does."""
-        self.stopped = False
+        self.stopped: bool = False
         """Whether somebody has stopped it; else it ended by itself."""
         self.failure: BaseException | None = None
         """What ended it, if that was a fault of ours."""
-        self.ended = threading.Event()
+        self.ended: threading.Event = threading.Event()
         """Set when its task is over."""
         self._callbacks = callbacks
         self._on_ready: Callable[[], object] | None = on_ready

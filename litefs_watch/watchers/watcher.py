@@ -68,7 +68,7 @@ class Watcher:
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings_or_env(settings, "Watcher")
+        self.settings: Settings = settings_or_env(settings, "Watcher")
         self._callbacks: list[Callback] = []
         self._run = self._new_run(bool)
 

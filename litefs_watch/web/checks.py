@@ -15,7 +15,7 @@ from litefs_watch.watchers.bridge import AwaitableWatcher
 from litefs_watch.watchers.watcher import Watcher
 from litefs_watch.web.late import ROUTES, route_named
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 
 def check_async(watcher: object, middleware: str) -> None:

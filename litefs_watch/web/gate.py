@@ -48,9 +48,9 @@ class Gate:
     """What both have in common. Raises `ConfigError` for an option that can't work."""
 
     def __init__(self, watcher: Watcher | BlockingWatcher, database: str | None, options: Options) -> None:
-        self.hostname = watcher.hostname
-        self.database = watcher.settings.database_or_default(database)
-        self.policy = Policy(options, self.database)
+        self.hostname: str = watcher.hostname
+        self.database: str = watcher.settings.database_or_default(database)
+        self.policy: Policy = Policy(options, self.database)
         self._known = watcher
         self._secure = SecureCookie(options)
         self._max_waiting = options.max_waiting

@@ -12,7 +12,7 @@ import threading
 
 from litefs_watch.printable import safe
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 ROUTES = 100
 """Routes that are kept in mind and logged. Where the framework doesn't tell them, a client may make up any number."""

@@ -35,14 +35,15 @@ class Joint(Exchange):
 
     def gather(self) -> None:
         """What the databases have found."""
+        joint: Exchange = self  # whose attributes these are
         for exchange in self.each:
-            self.role = self.role or exchange.role
-            self.held = self.held or exchange.held
-            self.touched = self.touched or exchange.touched
-            self.lost = exchange.lost if self.lost is None else self.lost
-            self.reset = self.reset or exchange.reset
-            self.committed = exchange.committed if self.committed is None else self.committed
-        self.before = tuple(exchange.before for exchange in self.each)  # type: ignore[assignment]
+            joint.role = joint.role or exchange.role
+            joint.held = joint.held or exchange.held
+            joint.touched = joint.touched or exchange.touched
+            joint.lost = exchange.lost if joint.lost is None else joint.lost
+            joint.reset = joint.reset or exchange.reset
+            joint.committed = exchange.committed if joint.committed is None else joint.committed
+        joint.before = tuple(exchange.before for exchange in self.each)  # type: ignore[assignment]
 
 
 def _joint(exchange: Exchange) -> Sequence[Exchange]:
@@ -53,7 +54,7 @@ class JointPolicy:
     """Takes a request apart for each database."""
 
     def __init__(self, policies: Sequence[Policy]) -> None:
-        self.options = policies[0].options
+        self.options: Options = policies[0].options
         self._policies = policies
 
     def begin(self, method: str, path: str, headers: Headers) -> Exchange | None:
@@ -79,8 +80,8 @@ class JointPolicy:
 class _Gates:
     def __init__(self, gates: Sequence[AsyncGate] | Sequence[BlockingGate]) -> None:
         self._all = gates
-        self.hostname = gates[0].hostname
-        self.policy = JointPolicy([gate.policy for gate in gates])
+        self.hostname: str = gates[0].hostname
+        self.policy: JointPolicy = JointPolicy([gate.policy for gate in gates])
 
     def is_met(self, exchange: Exchange) -> bool:
         """As `AsyncGate.is_met`: of all."""

@@ -9,7 +9,7 @@ from litefs_watch.consistency import Exchange
 from litefs_watch.printable import safe
 from litefs_watch.web.late import ROUTES
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 
 class SwallowedWrites:

@@ -23,7 +23,7 @@ from litefs_watch.watchers.bridge import AwaitableWatcher
 from litefs_watch.watchers.watcher import Watcher
 from litefs_watch.web.gate import Gate, HeaderList, Waiting
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 READ_TIMEOUT = 1.0
 """Seconds for the read of ``-pos`` when a response starts: a frozen LiteFS blocks it for as long as it is frozen."""

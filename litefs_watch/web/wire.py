@@ -24,9 +24,9 @@ class Wire:
     def __init__(self, origin: Origin, sock: socket.socket) -> None:
         self.origin = origin
         self.sock = sock
-        self.used = False
+        self.used: bool = False
         """Whether it has served a request already."""
-        self.conversation = Conversation()
+        self.conversation: Conversation = Conversation()
         self._taken_before = acknowledged(sock)
 
     @property

@@ -100,7 +100,7 @@ class Body:
         self._left = int(length) if length.isascii() and length.isdigit() else None
         # Without a length there is a body only where the server knows its end (chunked, with wsgi.input_terminated).
         self._ends = bool(environ.get("wsgi.input_terminated") and "HTTP_TRANSFER_ENCODING" in environ)
-        self.taken = False
+        self.taken: bool = False
 
     @property
     def length(self) -> int | None:

@@ -22,7 +22,7 @@ from litefs_watch.wsgi.upstream import Connection, Pool
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 
 class Forwarder:

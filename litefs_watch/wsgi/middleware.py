@@ -22,7 +22,7 @@ from litefs_watch.wsgi.responder import Responder, Strategy
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 _LEFT = Refuse("Nobody waits for the answer.", "its client has left while it was held: it is not run")
 

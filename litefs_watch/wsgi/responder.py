@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from litefs_watch.wsgi.forwarder import Forwarder
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 Strategy = Callable[["WSGIEnvironment", "StartResponse", str], Iterable[bytes]]
 """Sends a request to the primary by means of its own: ``(environ, start_response, hostname)``."""

@@ -32,14 +32,14 @@ class Upload:
         self._connection: Connection | None = None
         self._throw_away = False
         self._pieces = 0
-        self.moved_at = 0.0
+        self.moved_at: float = 0.0
         """When the last piece, or the end, was sent."""
         self.silent_since: float | None = None
         """Since when its client is waited for; None while it is not."""
         self.failure: Failed | None = None
         """Why it can't go on."""
-        self.first = b""
-        self.in_hand = False
+        self.first: bytes = b""
+        self.in_hand: bool = False
         """Whether ``first`` is all there is."""
 
     @property
