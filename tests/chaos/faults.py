@@ -157,7 +157,7 @@ class Faults:
             cluster.freeze(old)
             cluster.resume_replication()
             for _ in range(LONG if self._fuse else 1):
-                if failed_over := self._role_of(old) is Role.UNKNOWN:
+                if failed_over := self._fuse and self._role_of(old) is Role.UNKNOWN:
                     cluster.fail_over(self._successor(), connect=False)
                     self._repair()
                     break
