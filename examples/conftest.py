@@ -108,11 +108,11 @@ class Browser:
     def ask(self, hostname: str, method: str, path: str, form: Mapping[str, str] | None = None) -> Answer:
         headers = {"cookie": self.cookie} if self.cookie else {}
         answer = self.ask_node(hostname, method, path, headers, form or {})
-        if "fly-replay" in answer.headers:
+        while "fly-replay" in answer.headers:
             self.replays += 1
-            headers["fly-replay-src"] = f"instance={hostname};region=ams;t=1"
-            target = answer.headers["fly-replay"].removeprefix("instance=")
-            answer = self.ask_node(target, method, path, headers, form or {})
+            target, separator, state = answer.headers["fly-replay"].removeprefix("instance=").partition(";state=")
+            headers["fly-replay-src"] = f"instance={hostname};region=ams;t=1{separator}{state}"
+            hostname, answer = target, self.ask_node(target, method, path, headers, form or {})
         if cookie := re.match("litefs_pos=[^;]+(?=; )", answer.headers.get("set-cookie", "")):
             self.cookie = cookie[0]
         return answer

@@ -21,10 +21,8 @@ from typing import Literal
 from urllib.parse import quote, urlsplit
 
 from litefs_watch.consistency import Answer
+from litefs_watch.consistency.hops import FORWARDED
 from litefs_watch.errors import ConfigError
-
-FORWARDED_HEADER = b"litefs-forwarded"
-"""Who forwards a request says so, with its own hostname: the loop guard of `Forward`."""
 
 # RFC 9110, 7.6.1: between two neighbours only. `expect` has been answered by this server, `host` is dealt with apart.
 HOP_BY_HOP = frozenset(
@@ -48,6 +46,12 @@ BODY_TAKEN = (
 )
 """Why it is refused, for the client and for the log, when its body can't be sent on any more."""
 
+NOT_COUNTED = (
+    "This request was sent here by another node, which takes this one for the primary. Try again shortly.",
+    "a callable replay= carries no count of hops: it sends a request on once",
+)
+"""Why it is refused where it would be sent on once more by a strategy of one's own."""
+
 HeaderList = list[tuple[bytes, bytes]]
 
 
@@ -57,7 +61,9 @@ class FlyReplay:
 
     Off Fly, nobody heeds the header, and 409 fails loudly. ``timeout`` (milliseconds that the primary may take to answer)
     and ``fallback`` are Fly's fields of these names; with a fallback, a request whose replay failed comes back here, and is
-    held until this node is the primary, or refused.
+    refused, unless this node is the primary by now, or becomes it while none is known.
+
+    A second hop, and one of a request that has been held, says so in Fly's ``state``.
     """
 
     timeout: int | None = None
@@ -69,9 +75,11 @@ class FlyReplay:
         if self.fallback not in (None, "prefer_self", "force_self"):
             raise ConfigError(f"FlyReplay: fallback is 'prefer_self' or 'force_self', not {self.fallback!r}")
 
-    def answer(self, hostname: str, target: str) -> Answer:
-        """The response. ``target`` (path and query) is not in it."""
+    def answer(self, hostname: str, target: str, state: str = "") -> Answer:
+        """The response. ``target`` (path and query) is not in it; ``state`` is what travels with the request."""
         fields = [f"instance={hostname}"]
+        if state:
+            fields.append(f"state={state}")
         if self.timeout is not None:
             fields.append(f"timeout={self.timeout}ms")
         if self.fallback is not None:
@@ -91,8 +99,8 @@ class Redirect:
     def __post_init__(self) -> None:
         check_template("Redirect", self.template)
 
-    def answer(self, hostname: str, target: str) -> Answer:
-        """The response. ``target`` is path and query, percent-encoded."""
+    def answer(self, hostname: str, target: str, state: str = "") -> Answer:
+        """The response. ``target`` is path and query, percent-encoded. ``state`` is not in it."""
         return Answer.of(307, ("location", self.template.format(hostname=hostname) + target))
 
 
@@ -139,13 +147,20 @@ class Forward:
         return self.template.format(hostname=hostname) + target
 
     def request_headers(
-        self, headers: Iterable[tuple[bytes, bytes]], *, own: str, scheme: str, client: str | None, body: bool
+        self,
+        headers: Iterable[tuple[bytes, bytes]],
+        *,
+        own: str,
+        scheme: str,
+        client: str | None,
+        body: bool,
+        state: str = "",
     ) -> HeaderList:
         """The headers to send. ``own`` is this node's hostname, ``scheme`` and ``client`` (its address) are the request's,
-        ``body`` tells whether there is one."""
+        ``body`` tells whether there is one, and ``state`` is what travels with it."""
         listed = [(name.lower(), value) for name, value in headers]
         names = {name for name, _ in listed}
-        left_out = HOP_BY_HOP | _JOINED | {b"expect"}
+        left_out = HOP_BY_HOP | _JOINED | {b"expect", FORWARDED}
         if b"transfer-encoding" in names:
             left_out |= {b"content-length"}  # RFC 9112, 6.3: then it says nothing
         passed = [(name, value) for name, value in listed if name not in left_out]
@@ -160,7 +175,7 @@ class Forward:
             passed += [(b"x-forwarded-host", value) for name, value in passed if name == b"host"]
         if body and all(name != b"content-length" for name, _ in passed):
             passed.append((b"transfer-encoding", b"chunked"))
-        passed.append((FORWARDED_HEADER, own.encode()))
+        passed.append((FORWARDED, (f"{own};state={state}" if state else own).encode()))
         return passed
 
     def response_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> HeaderList:

@@ -38,8 +38,9 @@ class Forwarder:
         if pool is not None:
             pool.close()
 
-    async def forward(self, scope: Scope, receive: Receive, send: Send, hostname: str) -> None:
-        """Have the node ``hostname`` answer. When the client hangs up, the connection to that node is closed too."""
+    async def forward(self, scope: Scope, receive: Receive, send: Send, hostname: str, state: str = "") -> None:
+        """Have the node ``hostname`` answer, which gets ``state``. When the client hangs up, the connection to that node is
+        closed too."""
         if self._pool is None:
             self._pool = Pool(self._strategy.max_connections, self._strategy.connect_timeout, self._tls)
         length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
@@ -49,7 +50,7 @@ class Forwarder:
         is_there = False
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(upload.run, tasks.cancel_scope.cancel)
-            request = _Request(self._strategy, self._own, scope, receive, hostname)
+            request = _Request(self._strategy, self._own, scope, receive, hostname, state)
             failure = await self._answer(request, self._pool, upload, send)
             is_there = True
             tasks.cancel_scope.cancel()
@@ -58,9 +59,11 @@ class Forwarder:
         if is_there:  # with nobody listening: some servers say that the client is gone as soon as they have the end
             await send({"type": "http.response.body", "body": b""})
 
-    async def forward_websocket(self, scope: Scope, receive: Receive, send: Send, hostname: str) -> Answer | None:
+    async def forward_websocket(
+        self, scope: Scope, receive: Receive, send: Send, hostname: str, state: str = ""
+    ) -> Answer | None:
         """Have the node ``hostname`` take a WebSocket that is not accepted yet. Where it can't, what to answer."""
-        request = _Request(self._strategy, self._own, scope, receive, hostname)
+        request = _Request(self._strategy, self._own, scope, receive, hostname, state)
         try:
             from litefs_watch.asgi.websockets import Tunnel
         except ImportError:
@@ -103,13 +106,14 @@ class Forwarder:
 class _Request:
     """A request as the primary gets it."""
 
-    def __init__(self, strategy: Forward, own: str, scope: Scope, receive: Receive, hostname: str) -> None:
+    def __init__(self, strategy: Forward, own: str, scope: Scope, receive: Receive, hostname: str, state: str) -> None:
         self.scope = scope
         self._receive = receive
         self.hostname = hostname
         self.origin = Origin.of(strategy.url(hostname, ""))
         self._strategy = strategy
         self._own = own
+        self._state = state
 
     def __str__(self) -> str:
         return f"{named(self.scope.get('method', 'a WebSocket'), self.scope['path'])} to {self.hostname}"
@@ -128,6 +132,7 @@ class _Request:
             scheme=_SCHEMES.get(self.scope.get("scheme", "http"), "http"),
             client=client[0] if client else None,
             body=body,
+            state=self._state,
         )
         return headers if any(name == b"host" for name, _ in headers) else [(b"host", self.origin.authority), *headers]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from litefs_watch.asgi.types import Message, Receive, Scope, Send, Strategy
 from litefs_watch.consistency import Action, Answer, Refuse, Replay, named, refusal
 from litefs_watch.errors import ConfigError
-from litefs_watch.replay import BODY_TAKEN, Answering, Forward, target
+from litefs_watch.replay import BODY_TAKEN, NOT_COUNTED, Answering, Forward, target
 
 if TYPE_CHECKING:
     from litefs_watch.asgi.forwarder import Forwarder
@@ -31,39 +31,40 @@ class Responder:
             from litefs_watch.asgi.forwarder import Forwarder  # needs an extra
 
             self._forwarder = Forwarder(strategy, hostname)
-            self._send_on: Strategy | None = self._forwarder.forward
-        elif isinstance(strategy, Answering):
-            self._send_on = None
-        elif callable(strategy):
-            self._send_on = strategy
-        else:
+        elif not isinstance(strategy, Answering) and not callable(strategy):
             raise ConfigError(f"replay: FlyReplay(), Redirect(...), Forward(...) or an async function, not {strategy!r}")
+        self._strategy: Strategy | None = None if isinstance(strategy, Forward | Answering) else strategy
 
     @property
     def needs_body(self) -> bool:
         """Whether a replay needs the request's body: the application is then to get a `Body` for its ``receive``."""
-        return self._send_on is not None
+        return self._answering is None
 
     async def respond(self, action: Action, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as decided: `Replay` or `Refuse`. ``receive`` may be a `Body`."""
         if isinstance(action, Replay):
             if self._answering is not None:
                 path = target(scope["path"], scope.get("raw_path"), scope["query_string"])
-                await _send(self._answering.answer(action.hostname, path), scope, send)
+                await _send(self._answering.answer(action.hostname, path, action.state), scope, send)
                 return
             taken_over = receive.again if isinstance(receive, Body) else receive
             if scope["type"] == "websocket" and self._forwarder is not None:
-                answer = await self._forwarder.forward_websocket(scope, taken_over, send, action.hostname)
+                answer = await self._forwarder.forward_websocket(scope, taken_over, send, action.hostname, action.state)
                 if answer is not None:
                     await _send(answer, scope, send)
                 return
-            if self._send_on is None or scope["type"] != "http":
+            if scope["type"] != "http":
                 action = Refuse(*_HTTP_ONLY)
             elif isinstance(receive, Body) and receive.taken:
                 action = Refuse(*BODY_TAKEN)
-            else:
-                await self._send_on(scope, taken_over, send, action.hostname)
+            elif self._forwarder is not None:
+                await self._forwarder.forward(scope, taken_over, send, action.hostname, action.state)
                 return
+            elif self._strategy is not None and action.hops == 1:
+                await self._strategy(scope, taken_over, send, action.hostname)
+                return
+            else:
+                action = Refuse(*NOT_COUNTED)
         if not isinstance(action, Refuse):
             raise TypeError(f"not an answer: {action}")
         logger.warning(

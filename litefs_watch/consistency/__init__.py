@@ -4,6 +4,7 @@
 - `options`: what an application can choose.
 - `exchange`: a request, the node, and what may be done: plain values.
 - `marks`: what a handler says of its request. `mark_written`, `mark_failed`.
+- `hops`: how often a request has been sent on: what travels with a replay.
 - `faults`: what an application's exception says.
 - `policy`: what is done with a request, with its rules at the top; `carrying`: what its response carries, likewise.
 - `answers`: the responses that are ours.

@@ -18,10 +18,6 @@ SCOPE_KEY = "litefs_watch.exchange"
 Headers = Iterable[tuple[bytes, bytes]]
 """As in an ASGI scope: names in lower case."""
 
-REPLAYED_BY = frozenset((b"fly-replay-src", b"fly-replay-failed", b"litefs-forwarded"))
-"""Headers that a request has when another node sent it here: Fly's two, and that of `Forward`. Anyone can send them: they
-only ever make a request slower, or refused."""
-
 
 class Node(NamedTuple):
     """This node, as of one moment."""
@@ -41,6 +37,8 @@ class Node(NamedTuple):
     """Whether this primary took over so lately that clients may have pins of the one before."""
     room: bool = True
     """Whether one more request may wait."""
+    holds: bool = True
+    """Whether one more may be held while no primary is known."""
 
     @property
     def standalone(self) -> bool:
@@ -94,7 +92,9 @@ class Exchange:
     waited = False
     """Set by the shell when the wait for the TXID is over, however it ended."""
     held = False
-    """Set by the shell when the hold for a primary is over, however it ended."""
+    """Set by the shell when the hold for a primary is over, however it ended …"""
+    held_for: float = 0.0
+    """… and the seconds that it took."""
     asked = False
     """Set by the shell when `Confirm` is over, however it ended …"""
     confirmed = False
@@ -207,11 +207,6 @@ class Exchange:
         """Whether it has written, or may have, on what was the primary when it was let in."""
         return self.role is Role.PRIMARY and (self.writes or self.written)
 
-    @property
-    def replayed(self) -> bool:
-        """Whether another node sent it here."""
-        return any(name in REPLAYED_BY for name, _ in self.headers)
-
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -228,11 +223,9 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Wait until this node is the primary (``here``), or until any is known, for at most ``timeout`` seconds; set ``held``;
-    decide again."""
+    """Wait until any primary is known, for at most ``timeout`` seconds; set ``held``, and ``held_for``; decide again."""
 
     timeout: float
-    here: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +249,10 @@ class Replay:
     """Send it to the node ``hostname``, which is safe to print into a header or an address."""
 
     hostname: str
+    hops: int = 1
+    """The how-manieth time it is sent on."""
+    state: str = ""
+    """What travels with it, as `litefs_watch.consistency.hops` writes it; as safe. Empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

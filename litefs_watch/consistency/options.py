@@ -37,7 +37,8 @@ class OptionKeywords(TypedDict, total=False):
     path: str
     timeout: float
     on_timeout: OnTimeout
-    max_waiting: int
+    max_waiting: int | None
+    max_held: int | None
     max_ahead: int
     hold_writes: float
     late_commits: float
@@ -93,17 +94,22 @@ class Options:
     """What becomes of a read whose TXID did not come: ``replay`` to the primary (litefs-js's), ``error`` (503), or
     ``stale`` (served, and marked with the header ``litefs-stale``)."""
 
-    max_waiting: int = 1000
-    """Requests of this process that may wait at once, for a TXID or for a primary; the next is treated as if its time had
-    passed. A waiter costs the watcher nothing, but a connection and a task each."""
+    max_waiting: int | None = None
+    """Requests of this process that may wait at once for a TXID; the next is treated as if its time had passed. None: 1,000
+    under ASGI, where a waiter costs a connection and a task; 4 under WSGI, where it costs a thread (gunicorn's examples have
+    8, waitress has 4). Give fewer than half of a process's threads."""
+
+    max_held: int | None = None
+    """Requests of this process that may be held at once while no primary is known; the next is refused. None: as many as
+    ``max_waiting``, if that is given; else 1,000 under ASGI, and 3 under WSGI: what needs no primary finds a thread."""
 
     max_ahead: int = 1_000_000
     """Transactions that a client may be ahead of this node and still be waited for; not applied to signed tokens. A quarter
     of an hour of 1,000 commits a second: what is further ahead won't be here within ``timeout``."""
 
     hold_writes: float = 5.0
-    """Seconds that a write is held while no primary is known. A fail-over takes 2 to 10; the proxy of LiteFS says 503 at
-    once."""
+    """Seconds that a write is held while no primary is known, on all the nodes together that it is sent to. A fail-over
+    takes 2 to 10; the proxy of LiteFS says 503 at once."""
 
     late_commits: float = 0.05
     """Seconds that the response to a write may be held, under ASGI, where nothing has been committed when it starts: until
@@ -166,8 +172,10 @@ class Options:
         for name in ("timeout", "hold_writes", "late_commits", "websocket_grace"):
             seconds = getattr(self, name)
             _check(_is_number(seconds) and seconds >= 0, name, seconds, "a number of seconds, zero or more")
-        for name, least in (("max_age", 1), ("max_waiting", 0), ("max_ahead", 0)):
+        for name, least in (("max_age", 1), ("max_waiting", 0), ("max_held", 0), ("max_ahead", 0)):
             number = getattr(self, name)
+            if number is None and name in ("max_waiting", "max_held"):
+                continue
             _check(type(number) is int and number >= least, name, number, f"a whole number, {least} or more")
         self.secrets  # noqa: B018 - these check what they are made from
         compile_paths("primary_paths", self.primary_paths)

@@ -19,8 +19,11 @@ The rules.
    primary no more. Where nothing tells, it refuses.
 2. **A read waits before the application runs**, hence before any BEGIN: on LiteFS, an open read transaction on a replica
    stops that database's replication. What is met, and what is not: `Node.has`.
-3. **What must go to the primary is replayed once.** Who comes from another node and finds no primary here is held until this
-   node is the primary, then refused. Where none is known, it is held until one is. No node replays to itself.
+3. **What must go to the primary is replayed, and each hop is counted** (`litefs_watch.consistency.hops`): two more than the
+   first, to another node than this one and the one that has sent it. Where a primary is known, nobody waits for another: who
+   can't go there is refused. Where none is known it is held until any is, for ``hold_writes`` on all its nodes together.
+   A sender that has been named as the primary *since* is no sender any more: that is a hand-over, in which the new primary
+   still believed the old one, and what this node knows is newer than what made that one send it.
 4. **Who may not wait** (too many do, or the TXID is absurdly far ahead) is treated as if the time had passed. A pin waits
    for nothing: only the primary meets it.
 5. **Another history is never served**, whatever ``on_timeout`` says.
@@ -33,7 +36,6 @@ What a response carries has rules of its own: `litefs_watch.consistency.carrying
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from litefs_watch.changes import Role
@@ -53,12 +55,12 @@ from litefs_watch.consistency.exchange import (
     Wait,
 )
 from litefs_watch.consistency.faults import asks_for_primary, is_dead_connection, is_refused_write, waited_in_vain
+from litefs_watch.consistency.hops import HOSTNAME as _HOSTNAME
+from litefs_watch.consistency.hops import MOST_HOPS, Hops, Trail
 from litefs_watch.consistency.options import Options, compile_paths
 from litefs_watch.consistency.tokens import PIN, Verdict, txid_of
 from litefs_watch.errors import WrongInstance
 from litefs_watch.position import Position, Where
-
-_HOSTNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}")  # nothing in it can end a header, a field or a host
 
 
 class Policy:
@@ -79,6 +81,7 @@ class Policy:
         self._monotonic = options.monotonic
         self._max_ahead = None if options.secrets else options.max_ahead
         self._carrying = Carrying(options, database)
+        self._hops = Hops(options.secrets)
 
     # When the request arrives.
 
@@ -203,22 +206,21 @@ class Policy:
         return RUN
 
     def _to_primary(self, exchange: Exchange, node: Node) -> Action:
-        replayed = exchange.replayed
-        if node.role is Role.REPLICA and node.primary != node.hostname and not replayed:
-            return self._replay(node.primary)
-        if not exchange.held and node.room and self.options.hold_writes > 0:
-            return Hold(self.options.hold_writes, here=replayed or node.role is Role.REPLICA)
-        if replayed:
-            detail = f"another node sent it here, and this node is {node.role}, of {node.primary!r}"
-        else:
-            detail = (
-                "no primary is known"
-                if node.room or exchange.held
-                else "no primary is known, and none can be waited for: too many do, or the watcher was stopped"
-            )
+        trail = self._hops.read(exchange.headers, node.hostname)
+        if node.role is Role.REPLICA:
+            return self._send_on(exchange, node.primary, node.hostname, trail)
+        seconds = self.options.hold_writes - trail.waited
+        if not exchange.held and node.holds and seconds > 0:
+            return Hold(seconds)
+        detail = (
+            "no primary is known"
+            if node.holds or exchange.held
+            else "no primary is known, and none can be waited for: too many do, or the watcher was stopped"
+        )
         return Refuse("No primary is known at this moment. Try again shortly.", detail)
 
-    def _replay(self, hostname: str | None) -> Action:
+    def _send_on(self, exchange: Exchange, hostname: str | None, own: str, trail: Trail) -> Action:
+        """To the node ``hostname``, if that is another one. ``trail`` is how it came here."""
         if hostname is None:
             return Refuse(
                 "The primary has no hostname: this request can't be sent there.",
@@ -229,7 +231,14 @@ class Policy:
                 "The primary's hostname is unusable: this request can't be sent there.",
                 f"the primary's hostname is {hostname[:80]!r}; only letters, digits, '.', '_' and '-' may be in it",
             )
-        return Replay(hostname)
+        back = hostname in trail.senders and not exchange.held  # after a hold, what this node knows is newer
+        if hostname == own or back or trail.hops >= MOST_HOPS:
+            return Refuse(
+                "The nodes don't agree on who is the primary at this moment. Try again shortly.",
+                f"sent here by {trail}; this node is a replica of {hostname!r}",
+            )
+        hops = trail.hops + 1
+        return Replay(hostname, hops, self._hops.state(hops, trail.waited + exchange.held_for))
 
     # When the application raises before the response has started.
 
@@ -271,9 +280,10 @@ class Policy:
         return self._to_primary(exchange, node)
 
     def _to_instance(self, exchange: Exchange, node: Node, asked: WrongInstance) -> Action:
-        if asked.primary == node.hostname or exchange.replayed:
+        trail = self._hops.read(exchange.headers, node.hostname)
+        if asked.primary == node.hostname or trail.hops:
             return Refuse("This request belongs on another node, and was sent here.", str(asked))
-        return self._replay(asked.primary)
+        return self._send_on(exchange, asked.primary, node.hostname, trail)
 
     def _waited_in_vain(self, exchange: Exchange, node: Node, waited: Exception) -> Action | None:
         """As ``on_timeout`` says of the waits that are ours; there is nothing stale that could be served."""

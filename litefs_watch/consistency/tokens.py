@@ -63,6 +63,12 @@ def is_beyond(token: Token, position: Position) -> bool:
     return txid_of(token) > position.txid
 
 
+def sign(secret: bytes, text: bytes) -> bytes:
+    """The signature of a text that begins with what it is for: 22 characters."""
+    digest = hmac.digest(secret, text, "sha256")
+    return urlsafe_b64encode(digest[:_SIGNATURE_BYTES]).rstrip(b"=")
+
+
 class Verdict(enum.Enum):
     """What a byte string is when it is no TXID."""
 
@@ -129,8 +135,7 @@ class Tokens:
         return int(text, 16 if is_hex else 10)
 
     def _sign(self, secret: bytes, text: bytes) -> bytes:
-        digest = hmac.digest(secret, self._purpose + text, "sha256")
-        return urlsafe_b64encode(digest[:_SIGNATURE_BYTES]).rstrip(b"=")
+        return sign(secret, self._purpose + text)
 
 
 class Cookie:

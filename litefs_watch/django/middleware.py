@@ -31,7 +31,7 @@ from litefs_watch.consistency.faults import MESSAGES
 from litefs_watch.django.conf import get_awaitable_watcher, get_watcher, load_or_refuse
 from litefs_watch.django.connections import watch_connections
 from litefs_watch.django.quiet import keep_replays_quiet
-from litefs_watch.replay import Answering, target
+from litefs_watch.replay import NOT_COUNTED, Answering, target
 from litefs_watch.web.error_signals import listen_for_reports
 from litefs_watch.web.late import route_named
 from litefs_watch.web.several import AsyncGates, BlockingGates, gate_of
@@ -232,20 +232,22 @@ class LiteFSMiddleware:
                 )
 
     def _answer(self, request: HttpRequest, action: Action | None) -> HttpResponse:
-        if isinstance(action, Replay) and self._strategy is not None:
+        if isinstance(action, Replay) and self._strategy is not None and action.hops == 1:
             own: HttpResponse = self._strategy(request, action.hostname)
             return own
         return self._ours(request, action)
 
     async def _answer_async(self, request: HttpRequest, action: Action | None) -> HttpResponse:
-        if isinstance(action, Replay) and self._async_strategy is not None:
+        if isinstance(action, Replay) and self._async_strategy is not None and action.hops == 1:
             own: HttpResponse = await self._async_strategy(request, action.hostname)
             return own
         return self._ours(request, action)
 
     def _ours(self, request: HttpRequest, action: Action | None) -> HttpResponse:
-        if isinstance(action, Replay) and self._answering is not None:
-            return _to_response(self._answering.answer(action.hostname, _target(request)))
+        if isinstance(action, Replay):
+            if self._answering is not None:
+                return _to_response(self._answering.answer(action.hostname, _target(request), action.state))
+            action = Refuse(*NOT_COUNTED)
         if not isinstance(action, Refuse):
             raise TypeError(f"not an answer: {action}")
         logger.warning(

@@ -6,10 +6,10 @@ Decides nothing that `litefs_watch.consistency` can: that is pure, and this asks
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import ClassVar
 
 from litefs_watch import refusals
 from litefs_watch.changes import Role
@@ -23,6 +23,7 @@ from litefs_watch.position import Position, Where
 from litefs_watch.sources.ltx import where_on_disk
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.watcher import Watcher
+from litefs_watch.web.budget import Budget
 from litefs_watch.web.checks import LostTransactions, SecureCookie
 
 Waiting = Wait | Hold | Confirm | Look
@@ -47,31 +48,32 @@ def _nowhere(token: Token) -> None:
 class Gate:
     """What both have in common. Raises `ConfigError` for an option that can't work."""
 
+    DEFAULT_BUDGET: ClassVar[tuple[int, int]]
+    """Requests that may wait, and that may be held, at once."""
+
     def __init__(self, watcher: Watcher | BlockingWatcher, database: str | None, options: Options) -> None:
         self.hostname: str = watcher.hostname
         self.database: str = watcher.settings.database_or_default(database)
         self.policy: Policy = Policy(options, self.database)
         self._known = watcher
         self._secure = SecureCookie(options)
-        self._max_waiting = options.max_waiting
+        self.budget: Budget = Budget(options, *self.DEFAULT_BUDGET)
         self._monotonic = options.monotonic
         self._max_age = options.max_age
-        self._waiting = 0
-        self._counting = threading.Lock()
         self._lost = LostTransactions()
 
     def node(self, exchange: Exchange) -> Node:
         """The node as it is now. Where the watcher was stopped nothing is known, and nobody may wait."""
         known = self._known
-        room = self._waiting < self._max_waiting
+        room, holds = self.budget.room, self.budget.holds
         try:
             view = known.run.view(self.database)
         except WatcherClosed:
-            return Node(Role.UNKNOWN, None, self.hostname, None, _nowhere, room=False)
+            return Node(Role.UNKNOWN, None, self.hostname, None, _nowhere, room=False, holds=False)
         found = exchange.found
         where = view.where if found is None or found[0] is not view.lineage else partial(_where, view, found[1])
         new = time.monotonic() - view.since < self._max_age
-        return Node(*view.standing, self.hostname, view.position, where, view.vouched, view.term, new, room)
+        return Node(*view.standing, self.hostname, view.position, where, view.vouched, view.term, new, room, holds)
 
     def _lookup(self, exchange: Exchange) -> Callable[[], tuple[object, Where]] | None:
         """What reads from the disk of which history a token is, if it is from before what the watcher knows."""
@@ -188,21 +190,22 @@ class Gate:
             self._known.run.count_lost()
         self._lost.say(self.database, exchange.lost)
 
-    def _begin_wait(self) -> None:
-        with self._counting:
-            self._waiting += 1
-
-    def _end_wait(self, exchange: Exchange, action: Waiting) -> None:
-        with self._counting:
-            self._waiting -= 1
-        if isinstance(action, Wait):
-            exchange.waited = True
-        elif isinstance(action, Hold):
-            exchange.held = True
-        elif isinstance(action, Confirm):
-            exchange.asked = True
-        else:
-            exchange.looked = True
+    @contextlib.contextmanager
+    def _waiting(self, exchange: Exchange, action: Waiting) -> Iterator[None]:
+        """Around the wait that was decided, however it ends."""
+        began = time.monotonic()
+        try:
+            with self.budget.spent_on(action):
+                yield
+        finally:
+            if isinstance(action, Wait):
+                exchange.waited = True
+            elif isinstance(action, Hold):
+                exchange.held, exchange.held_for = True, time.monotonic() - began
+            elif isinstance(action, Confirm):
+                exchange.asked = True
+            else:
+                exchange.looked = True
 
     def headers_at(self, exchange: Exchange, position: Position | None, sent: HeaderList) -> list[tuple[bytes, bytes]]:
         """What is added to the headers that the application has ``sent``, at that position. Where ``exchange.reset`` is set

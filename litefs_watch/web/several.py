@@ -80,6 +80,8 @@ class JointPolicy:
 class _Gates:
     def __init__(self, gates: Sequence[AsyncGate] | Sequence[BlockingGate]) -> None:
         self._all = gates
+        for gate in gates:  # of one server's threads
+            gate.budget = gates[0].budget
         self.hostname: str = gates[0].hostname
         self.policy: JointPolicy = JointPolicy([gate.policy for gate in gates])
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import anyio
 
-from litefs_watch.changes import Role
 from litefs_watch.consistency import RUN, Action, Confirm, Exchange, Hold, Look, Options, Wait
 from litefs_watch.errors import TransactionLost, WaitTimeout, WatcherClosed
 from litefs_watch.position import Position
@@ -36,6 +35,9 @@ _UNREADABLE = "a response carries no position: it is unreadable: %s"
 
 class BlockingGate(Gate):
     """Waits in the thread that calls."""
+
+    DEFAULT_BUDGET: ClassVar[tuple[int, int]] = 4, 3
+    """Of gunicorn's eight threads half wait at most, for half a second, and most are free in a fail-over."""
 
     def __init__(self, watcher: BlockingWatcher, database: str | None, options: Options) -> None:
         super().__init__(watcher, database, options)
@@ -72,13 +74,10 @@ class BlockingGate(Gate):
                 exchange.found = lookup()
             if not isinstance(action := decide(), Waiting):
                 return action
-            self._begin_wait()
-            try:
+            with self._waiting(exchange, action):
                 self._wait(exchange, action)
                 if isinstance(action, Look):
                     exchange.after = self._read_position(exchange)
-            finally:
-                self._end_wait(exchange, action)
 
     def _wait(self, exchange: Exchange, action: Waiting) -> None:
         try:
@@ -86,8 +85,6 @@ class BlockingGate(Gate):
                 self._watcher.wait_for_tx(action.token, database=self.database, timeout=action.timeout)
             elif isinstance(action, Confirm | Look):
                 exchange.confirmed = self._watcher.confirm_primary(database=self.database, timeout=action.timeout)
-            elif action.here:
-                self._watcher.wait_for_role(Role.PRIMARY, timeout=action.timeout)
             else:
                 self._watcher.wait_for_primary(timeout=action.timeout)
         except (WaitTimeout, TransactionLost):
@@ -106,6 +103,8 @@ class BlockingGate(Gate):
 
 class AsyncGate(Gate):
     """The same, awaited."""
+
+    DEFAULT_BUDGET: ClassVar[tuple[int, int]] = 1000, 1000
 
     def __init__(self, watcher: Watcher | AwaitableWatcher, database: str | None, options: Options) -> None:
         super().__init__(watcher.watcher if isinstance(watcher, AwaitableWatcher) else watcher, database, options)
@@ -138,14 +137,11 @@ class AsyncGate(Gate):
                     exchange.found = await self._disk.run(lookup)
             if not isinstance(action := decide(), Waiting):
                 return action
-            self._begin_wait()
-            try:
+            with self._waiting(exchange, action):
                 wait = partial(self._wait, exchange, action)
                 await (watched(wait) if watched is not None and isinstance(action, Hold) else wait())
                 if isinstance(action, Look):
                     exchange.after = await self._read_position(exchange)
-            finally:
-                self._end_wait(exchange, action)
 
     async def _wait(self, exchange: Exchange, action: Waiting) -> None:
         try:
@@ -153,8 +149,6 @@ class AsyncGate(Gate):
                 await self._watcher.wait_for_tx(action.token, database=self.database, timeout=action.timeout)
             elif isinstance(action, Confirm | Look):
                 exchange.confirmed = await self._watcher.confirm_primary(database=self.database, timeout=action.timeout)
-            elif action.here:
-                await self._watcher.wait_for_role(Role.PRIMARY, timeout=action.timeout)
             else:
                 await self._watcher.wait_for_primary(timeout=action.timeout)
         except (WaitTimeout, TransactionLost):

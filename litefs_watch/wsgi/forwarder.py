@@ -35,11 +35,14 @@ class Forwarder:
         self._pools: dict[int, Pool] = {}
         weakref.finalize(self, _close, self._pools)
 
-    def forward(self, environ: WSGIEnvironment, start_response: StartResponse, body: Body, hostname: str) -> Iterator[bytes]:
-        """Have the node ``hostname`` answer: what comes of its body, once the response has been started."""
+    def forward(
+        self, environ: WSGIEnvironment, start_response: StartResponse, body: Body, hostname: str, state: str = ""
+    ) -> Iterator[bytes]:
+        """Have the node ``hostname`` answer: what comes of its body, once the response has been started. ``state`` travels
+        with it."""
         pool = self.pool()
         upload = Upload(environ, body, pool, self._strategy.timeout)
-        exchange = _Exchange(self._strategy, pool, upload, _Request(self._strategy, self._own, environ, hostname))
+        exchange = _Exchange(self._strategy, pool, upload, _Request(self._strategy, self._own, environ, hostname, state))
         try:
             return _Stream(self, exchange.begin(start_response), exchange)
         except Failed as failure:
@@ -67,7 +70,7 @@ def _close(pools: dict[int, Pool]) -> None:
 class _Request:
     """A request as the primary gets it."""
 
-    def __init__(self, strategy: Forward, own: str, environ: WSGIEnvironment, hostname: str) -> None:
+    def __init__(self, strategy: Forward, own: str, environ: WSGIEnvironment, hostname: str, state: str) -> None:
         self.method = environ["REQUEST_METHOD"]
         self.origin = Origin.of(strategy.url(hostname, ""))
         self.target = self.origin.path + wire_target_of(environ)
@@ -75,6 +78,7 @@ class _Request:
         self._hostname = hostname
         self._strategy = strategy
         self._own = own
+        self._state = state
 
     def __str__(self) -> str:
         return f"{named(self.method, path_of(self._environ))} to {self._hostname}"
@@ -86,6 +90,7 @@ class _Request:
             scheme=self._environ.get("wsgi.url_scheme", "http"),
             client=self._environ.get("REMOTE_ADDR"),
             body=body,
+            state=self._state,
         )
         return headers if any(name == b"host" for name, _ in headers) else [(b"host", self.origin.authority), *headers]
 

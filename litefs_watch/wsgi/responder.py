@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from litefs_watch.consistency import Action, Answer, Refuse, Replay, named, refusal
 from litefs_watch.errors import ConfigError
-from litefs_watch.replay import BODY_TAKEN, Answering, Forward
+from litefs_watch.replay import BODY_TAKEN, NOT_COUNTED, Answering, Forward
 from litefs_watch.wsgi.environ import Body, path_of, target_of
 
 if TYPE_CHECKING:
@@ -49,14 +49,16 @@ class Responder:
         body = environ.get("wsgi.input")
         if isinstance(action, Replay):
             if self._answering is not None:
-                return send(self._answering.answer(action.hostname, target_of(environ)), start_response)
+                return send(self._answering.answer(action.hostname, target_of(environ), action.state), start_response)
             if isinstance(body, Body) and body.taken:
                 action = Refuse(*BODY_TAKEN)
-            elif self._strategy is not None:
-                return self._strategy(environ, start_response, action.hostname)
             elif self._forwarder is not None:
                 body = body if isinstance(body, Body) else Body(environ)
-                return self._forwarder.forward(environ, start_response, body, action.hostname)
+                return self._forwarder.forward(environ, start_response, body, action.hostname, action.state)
+            elif self._strategy is not None and action.hops == 1:
+                return self._strategy(environ, start_response, action.hostname)
+            else:
+                action = Refuse(*NOT_COUNTED)
         if not isinstance(action, Refuse):
             raise TypeError(f"not an answer: {action}")
         logger.warning(

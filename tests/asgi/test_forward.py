@@ -285,14 +285,26 @@ async def test_an_answer_that_breaks_off_breaks_off() -> None:
     assert reply.messages[-1]["more_body"]
 
 
-async def test_a_forwarded_request_is_not_forwarded_again(served: tuple[Primary, str], primary: Primary) -> None:
-    """Held until this node is the primary, then refused: two nodes that take each other for the primary."""
+async def test_a_forwarded_request_is_not_forwarded_back(served: tuple[Primary, str], primary: Primary) -> None:
+    """Refused at once: two nodes that take each other for the primary."""
     primary.asked.clear()
     watcher = replica()
     async with forwarding(served[1], watcher) as app:
         assert (await call(app, "POST", "/", [("litefs-forwarded", "node-b")])).status == 503
-    assert watcher.waits == [(Role.PRIMARY, 5.0)]
+    assert watcher.waits == []
     assert not primary.asked.is_set()
+
+
+async def test_a_forwarded_request_is_forwarded_on_and_counted(served: tuple[Primary, str]) -> None:
+    """To another node, which gets one count, the larger one, also where Fly's edge has sent it here."""
+    for header, hops in (
+        (("litefs-forwarded", "node-c"), 2),
+        (("fly-replay-src", "instance=node-c;t=1;state=litefs.2.0"), 3),
+    ):
+        async with forwarding(served[1]) as app:
+            seen = json.loads((await call(app, "POST", "/", [("host", "h"), header])).body)
+        values = [value for name, value in seen["headers"] if name == "litefs-forwarded"]
+        assert values == [f"node-a;state=litefs.{hops}.0"]
 
 
 async def test_a_held_write_is_forwarded_with_its_body(served: tuple[Primary, str]) -> None:

@@ -71,12 +71,12 @@ async def test_what_may_have_written_stays_an_error(error: Exception) -> None:
         await call(LiteFSMiddleware(app, watcher.watcher), "POST")
 
 
-async def test_who_was_replayed_is_not_replayed_again(error: Exception) -> None:
-    """It is held until this node is the primary, then refused."""
+async def test_who_was_replayed_is_not_sent_back(error: Exception) -> None:
+    """It is refused at once."""
     watcher = replica()
-    reply = await ask(watcher, error, "GET", ("fly-replay-src", "instance=node-c"))
+    reply = await ask(watcher, error, "GET", ("fly-replay-src", "instance=node-b"))
     assert is_refused(reply)
-    assert watcher.waits == [(Role.PRIMARY, 5.0)]
+    assert watcher.waits == []
 
 
 async def test_while_no_primary_is_known_it_is_held(error: Exception) -> None:

@@ -117,19 +117,77 @@ async def test_a_flickering_primary_holds_a_write_once() -> None:
 
 
 @pytest.mark.parametrize("header", ["fly-replay-src", "fly-replay-failed", "litefs-forwarded"])
-@pytest.mark.parametrize("value", ["instance=node-c;region=ams;t=1", "", "\xff;;", "instance=node-a"])
-async def test_a_replayed_write_is_not_replayed_again(header: str, value: str) -> None:
-    """Held until this node is the primary, then refused; whatever the header holds."""
+@pytest.mark.parametrize("value", ["", "\xff;;", "instance=node-a", "node-a", "node-b", "instance=node-b;region=ams;t=1"])
+async def test_a_replayed_write_does_not_go_back(header: str, value: str) -> None:
+    """Nor on, where nobody can tell who has sent it. It is refused at once: a primary is known, and not waited for."""
     watcher, handler = replica(), Handler()
     reply = await ask(watcher, "POST", "/", [(header, value.encode("latin-1"))], handler=handler)
     assert is_refusal(reply)
-    assert watcher.waits == [(Role.PRIMARY, 5.0)]
+    assert watcher.waits == []
     assert handler.runs == 0
+
+
+async def test_a_replayed_write_goes_on_and_is_counted() -> None:
+    """To another node than the one that has sent it."""
+    watcher, handler = replica(), Handler()
+    for value, state in (("", 2), (";state=litefs.1.0", 2), (";state=litefs.2.13", 3)):
+        reply = await ask(watcher, "POST", "/", [("fly-replay-src", f"instance=node-c;t=1{value}")], handler=handler)
+        waited = 13 if state == 3 else 0
+        assert (reply.status, reply.header("fly-replay")) == (409, f"instance=node-b;state=litefs.{state}.{waited}")
+    assert is_refusal(await ask(watcher, "POST", "/", [("fly-replay-src", "instance=node-c;state=litefs.3.0")]))
+    assert (handler.runs, watcher.waits) == (0, [])
+
+
+@pytest.mark.parametrize("secret", [None, "k"])
+@pytest.mark.parametrize("has_heard", [True, False])
+async def test_a_hand_over_costs_one_hop(has_heard: bool, secret: str | None) -> None:
+    """The new primary still believes the old one, which hears of its successor a moment later. If that one has still not
+    heard of it when the write comes back, it is refused."""
+    old, new, handler = unknown(), FakeWatcher(Role.REPLICA, "node-a"), Handler()
+    new.hostname = "node-b"
+
+    def hand_over() -> None:
+        old.become(Role.REPLICA, "node-b")
+        if has_heard:
+            new.become(Role.PRIMARY)
+
+    old.during = hand_over
+    replayed: list[tuple[str, str]] = []
+    for here, there in ((new, "node-a"), (old, "node-b")):
+        reply = await ask(here, "POST", "/", replayed, handler=handler, secret=secret)
+        assert reply.status == 409
+        to, separator, state = (reply.header("fly-replay") or "").removeprefix("instance=").partition(";state=")
+        assert to == there
+        replayed = [("fly-replay-src", f"instance={here.hostname};region=ams;t=1{separator}{state}")]
+    reply = await ask(new, "POST", "/", replayed, handler=handler, secret=secret)
+    assert (reply.status, handler.runs) == ((200, 1) if has_heard else (503, 0))
+    assert (old.waits, new.waits) == ([("primary", 5.0)], [])
+
+
+async def test_a_strategy_that_does_not_count_sends_on_once() -> None:
+    """It gets no count to send along, and so has none for a request that another node has sent here."""
+    asked: list[str] = []
+
+    async def send_on(scope: Any, receive: Any, send: Any, hostname: str) -> None:
+        asked.append(hostname)
+        await Handler()(scope, receive, send)
+
+    assert (await ask(replica(), "POST", replay=send_on)).status == 200
+    assert is_refusal(await ask(replica(), "POST", "/", [("fly-replay-src", "instance=node-c")], replay=send_on))
+    assert asked == ["node-b"]
+
+
+async def test_all_nodes_together_hold_a_write_no_longer_than_one() -> None:
+    """What it has waited elsewhere is not waited here."""
+    for tenths, left in ((13, [("primary", 3.7)]), (50, []), (9999, [])):
+        watcher = unknown()
+        assert is_refusal(await ask(watcher, "POST", "/", [("litefs-forwarded", f"node-c;state=litefs.1.{tenths}")]))
+        assert watcher.waits == left
 
 
 async def test_a_replayed_write_runs_where_this_node_becomes_the_primary() -> None:
     """The other node knew it first."""
-    watcher = replica()
+    watcher = unknown()
     watcher.during = lambda: watcher.become(Role.PRIMARY)
     assert (await ask(watcher, "POST", "/", [("fly-replay-src", "instance=node-c")])).status == 200
 
@@ -143,16 +201,16 @@ async def test_a_replayed_write_runs_on_the_primary_at_once() -> None:
 
 @pytest.mark.parametrize("forged", ["fly-replay-src", "fly-replay-failed", "litefs-forwarded"])
 async def test_a_forged_header_grants_nothing(forged: str) -> None:
-    """A read runs as ever, and a write is only slower."""
+    """A read runs as ever, and a write is only refused sooner."""
     assert (await ask(replica(), "GET", "/", [(forged, "instance=node-a;state=primary")])).status == 200
     assert is_refusal(await ask(replica(), "POST", "/", [(forged, "instance=node-a;state=primary")], hold_writes=0))
 
 
 async def test_a_node_never_replays_to_itself() -> None:
-    """Not even if it were named as its own primary."""
+    """Not even if it were named as its own primary: two nodes have its hostname, and no wait mends that."""
     watcher = FakeWatcher(Role.REPLICA, "node-a")
     assert is_refusal(await ask(watcher, "POST"))
-    assert watcher.waits == [(Role.PRIMARY, 5.0)]
+    assert watcher.waits == []
 
 
 async def test_a_primary_without_a_name_cannot_be_replayed_to(caplog: pytest.LogCaptureFixture) -> None:
@@ -180,10 +238,16 @@ async def test_a_hostname_cannot_inject_anything(name: str, caplog: pytest.LogCa
 
 
 async def test_too_many_held_writes_are_refused() -> None:
-    """``max_waiting`` bounds what a fail-over can pile up."""
-    watcher = unknown()
-    assert is_refusal(await ask(watcher, "POST", max_waiting=0))
-    assert watcher.waits == []
+    """``max_held`` bounds what a fail-over can pile up; where it is not given, ``max_waiting`` does."""
+    chosen: list[tuple[dict[str, Any], int]] = [
+        ({"max_waiting": 0}, 0),
+        ({"max_held": 0}, 0),
+        ({"max_waiting": 0, "max_held": 1}, 1),
+    ]
+    for options, held in chosen:
+        watcher = unknown()
+        assert is_refusal(await ask(watcher, "POST", **options))
+        assert len(watcher.waits) == held
 
 
 async def test_every_refusal_is_logged(caplog: pytest.LogCaptureFixture) -> None:

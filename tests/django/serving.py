@@ -134,10 +134,11 @@ class Browser:
         for header in reply.headers.get_all("set-cookie", []):
             if (match := re.match("([^=;]+)=([^;]*)", header)) is not None:
                 self.cookies[match[1]] = match[2]
-        to = reply.headers.get("fly-replay", "").removeprefix("instance=")
+        to, state, given = reply.headers.get("fly-replay", "").removeprefix("instance=").partition(";state=")
         if follow and to:
             self.replays += 1
-            return self.ask(to, method, path, follow=False, fly_replay_src=f"instance={hostname};region=ams;t=1")
+            source = f"instance={hostname};region=ams;t=1{state}{given}"
+            return self.ask(to, method, path, follow=False, fly_replay_src=source)
         return reply
 
     def close(self) -> None:

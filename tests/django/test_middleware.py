@@ -309,6 +309,8 @@ def test_a_strategy_of_one_s_own(ask: Ask, configured: Any) -> None:
         configured(replay=replay)
         response = ask(unreached, "PUT", "/orders")
         assert (response.status_code, response.content) == (202, b"/orders node-a")
+        # It carries no count, so what another node has sent here is not sent on.
+        assert ask(unreached, "PUT", "/orders", **{"fly-replay-src": "instance=node-x"}).status_code == 503
 
 
 def test_within_another_one_it_does_nothing(ask: Ask, configured: Any) -> None:

@@ -43,6 +43,7 @@ PRIMARIES = ["node-a", "node-b", None, "a b;c\r\nd"]
 _DATABASE = "app.db"
 _POLICIES = [Policy(options, _DATABASE) for options in OPTIONS]
 _SAFE = frozenset(ascii_letters + digits + "._-")
+_REPLAYED = frozenset((b"fly-replay-src", b"fly-replay-failed", b"litefs-forwarded"))
 _TCHAR = frozenset(ascii_letters + digits + "!#$%&'*+-.^_`|~")
 
 HeaderList = list[tuple[bytes, bytes]]
@@ -65,7 +66,7 @@ def request(raw: bytes) -> None:
         _is_ours(policy.options, exchange.token, raw)
     action, node = _settle(policy, exchange, nodes)
     if isinstance(action, Replay):
-        _may_be_sent(exchange, node, action)
+        _may_be_sent(policy, exchange, node, action)
     elif isinstance(action, Run):
         _may_run(policy, exchange, node)
         for error in (NotPrimary("node-b"), sqlite3.OperationalError("attempt to write a readonly database")):
@@ -85,7 +86,8 @@ def _node(byte: int) -> Node:
     standing = Standing(role, PRIMARIES[byte >> 6] if role is Role.REPLICA else None)
     position = Position(LAST, checksum(LAST)) if known else None
     lineage = Lineage(FIRST, array("Q", map(checksum, range(FIRST, LAST + 1)))) if known and not byte & 32 else None
-    return Node(*standing, "node-a", position, View(standing, vouched, position, lineage).where, vouched, room=room)
+    where = View(standing, vouched, position, lineage).where
+    return Node(*standing, "node-a", position, where, vouched, room=room, holds=room)
 
 
 def _settle(policy: Policy, exchange: Exchange, nodes: list[Node]) -> tuple[Action, Node]:
@@ -119,12 +121,29 @@ def _is_ours(options: Options, token: Token, raw: bytes) -> None:
     raise AssertionError(f"nobody has signed {token}")
 
 
-def _may_be_sent(exchange: Exchange, node: Node, action: Replay) -> None:
+def _may_be_sent(policy: Policy, exchange: Exchange, node: Node, action: Replay) -> None:
+    """To the primary; and nowhere where it has been, or may have been, nor more often than counted."""
     assert action.hostname == node.primary != node.hostname
     assert node.role is Role.REPLICA
     assert _SAFE.issuperset(action.hostname)
-    names = {name for name, _ in exchange.headers}
-    assert not {b"fly-replay-src", b"fly-replay-failed", b"litefs-forwarded"} & names
+    sent = [(name, value) for name, value in exchange.headers if name in _REPLAYED]
+    names = [name for name, _ in sent]
+    assert len(set(names)) == len(names)
+    assert b"fly-replay-failed" not in names
+    assert (2 if sent else 1) <= action.hops <= 3
+    digit = action.state[7:8] or "1"
+    assert action.hops == int(digit)
+    assert _SAFE.issuperset(action.state)
+    for name, value in sent:
+        fields = [b"".join(field.split()) for field in value.split(b";")]
+        named = [fields[0]] if name == b"litefs-forwarded" else [f[9:] for f in fields if f.startswith(b"instance=")]
+        assert len(named) == 1
+        assert named[0] not in (b"", b"node-a")
+        assert exchange.held or named[0].decode("latin-1") != action.hostname
+        for field in fields:
+            if field.startswith(b"state=litefs."):
+                assert field[13:14] < digit.encode()
+                assert not policy.options.secrets or len(field.split(b".")) == 4
 
 
 def _may_run(policy: Policy, exchange: Exchange, node: Node) -> None:

@@ -95,8 +95,8 @@ class Cluster:
         response = self.apps[hostname].open(path, method=method, headers=sent)
         if (to := response.headers.get("fly-replay")) and "fly-replay-src" not in sent:
             self.replays += 1
-            to = to.removeprefix("instance=")
-            sent["fly-replay-src"] = f"instance={hostname};region=ams;t=1"
+            to, state, given = to.removeprefix("instance=").partition(";state=")
+            sent["fly-replay-src"] = f"instance={hostname};region=ams;t=1{state}{given}"
             response = self.apps[to].open(path, method=method, headers=sent)
         return response
 
@@ -324,7 +324,7 @@ def test_a_watcher_that_is_stopped_meanwhile(cluster: Cluster) -> None:
 
 def test_a_path_cannot_write_lines_into_the_log(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     """It is the client's."""
-    cluster.apps["node-b"].post("/a%0aERROR%20root%20forged%1b[2J", headers={"fly-replay-src": "instance=node-c"})
+    cluster.apps["node-b"].post("/a%0aERROR%20root%20forged%1b[2J", headers={"fly-replay-src": "instance=node-a"})
     (said,) = [record.getMessage() for record in caplog.records if "forged" in record.getMessage()]
     assert said.startswith(r"503 for POST /a\nERROR root forged\x1b[2J: ")
 
@@ -345,15 +345,13 @@ def test_what_becomes_of_a_read_whose_transaction_does_not_come(on_timeout: str,
         cluster.close()
 
 
-def test_a_replayed_write_on_a_replica_is_refused_and_not_replayed_again() -> None:
-    """No loops: it is held until this node is the primary, then 503."""
-    cluster = Cluster(lag=0.01, hold_writes=0.05)
-    try:
-        response = cluster.apps["node-b"].post("/notes/1", headers={"fly-replay-src": "instance=x"})
-        assert response.status_code == 503
-        assert "fly-replay" not in response.headers
-    finally:
-        cluster.close()
+def test_a_replayed_write_on_a_replica_is_sent_on_but_not_back(cluster: Cluster) -> None:
+    """No loops: it is counted, or 503 at once."""
+    response = cluster.apps["node-b"].post("/notes/1", headers={"fly-replay-src": "instance=node-a"})
+    assert response.status_code == 503
+    assert "fly-replay" not in response.headers
+    response = cluster.apps["node-b"].post("/notes/1", headers={"fly-replay-src": "instance=node-c"})
+    assert (response.status_code, response.headers["fly-replay"]) == (409, "instance=node-a;state=litefs.2.0")
 
 
 def test_a_write_is_held_while_no_primary_is_known() -> None:
@@ -398,6 +396,8 @@ def test_a_strategy_of_one_s_own() -> None:
 
     with SimulatedNode(primary="node-z") as node, BlockingWatcher(node.settings()) as watcher:
         assert Client(LiteFSMiddleware(make_app(None).wsgi_app, watcher, replay=send_on)).post("/nothing").text == "node-z"
+        app = Client(LiteFSMiddleware(make_app(None).wsgi_app, watcher, replay=send_on))  # which carries no count
+        assert app.post("/nothing", headers={"fly-replay-src": "instance=node-x"}).status_code == 503
         with pytest.raises(ConfigError, match="replay"):
             LiteFSMiddleware(make_app(None).wsgi_app, watcher, replay="node-z")  # type: ignore[arg-type]
 

@@ -1,0 +1,50 @@
+"""How many requests of one middleware may wait at once: reads for a TXID, and writes for a primary, each on their own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from litefs_watch.consistency import Hold, Options
+
+
+class Budget:
+    """From any thread. ``waiting`` and ``held`` are the shell's own numbers, for who has chosen none."""
+
+    def __init__(self, options: Options, waiting: int, held: int) -> None:
+        chosen = options.max_waiting
+        self._most_waiting = waiting if chosen is None else chosen
+        self._most_held = options.max_held if options.max_held is not None else held if chosen is None else chosen
+        self._lock = threading.Lock()
+        self.waiting: int = 0
+        """Those that wait for a TXID, or for a look, now."""
+        self.held: int = 0
+        """Those that are held now."""
+
+    @property
+    def room(self) -> bool:
+        """Whether one more may wait."""
+        return self.waiting < self._most_waiting
+
+    @property
+    def holds(self) -> bool:
+        """Whether one more may be held."""
+        return self.held < self._most_held
+
+    @contextmanager
+    def spent_on(self, action: object) -> Iterator[None]:
+        """Around the wait that was decided."""
+        held = isinstance(action, Hold)
+        self._count(held, 1)
+        try:
+            yield
+        finally:
+            self._count(held, -1)
+
+    def _count(self, held: bool, by: int) -> None:
+        with self._lock:
+            if held:
+                self.held += by
+            else:
+                self.waiting += by

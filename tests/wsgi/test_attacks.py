@@ -1,0 +1,133 @@
+"""What a client can't do: have the threads of a healthy node wait; nor, in an election, all of them."""
+
+from __future__ import annotations
+
+import http.client
+import selectors
+import socket
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from litefs_watch.testing import SimulatedNode
+from tests.servers import serve
+
+SOON = 10.0
+THREADS = 8
+"""Of `tests.servers`' gunicorn."""
+
+
+@pytest.fixture(scope="module")
+def replica() -> Iterator[tuple[SimulatedNode, int]]:
+    with SimulatedNode(hostname="node-b", primary="node-a") as node:
+        environment = {
+            "LITEFS_DIR": str(node.litefs_dir),
+            "DATABASE_FILENAME": "app.db",
+            "LITEFS_API_URL": str(node.api_url),
+            "FLY_MACHINE_ID": node.hostname,
+        }
+        with serve("gunicorn", "tests.waiting_app:app", **environment) as port:
+            while ask(port, "POST", "/") != 409:  # until its watcher knows
+                pass
+            yield node, port
+
+
+def ask(port: int, method: str, path: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SOON)
+    try:
+        connection.request(method, path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+class Attack:
+    """Requests on connections of their own, all at once."""
+
+    def __init__(self, port: int, method: str, *headers: str) -> None:
+        self._waiting = selectors.DefaultSelector()
+        for header in headers:
+            sock = socket.create_connection(("127.0.0.1", port), SOON)
+            sock.sendall(f"{method} / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{header}\r\n\r\n".encode())
+            self._waiting.register(sock, selectors.EVENT_READ)
+
+    def __len__(self) -> int:
+        """How many have no answer."""
+        return len(self._waiting.get_map())
+
+    def answered(self, number: int) -> Counter[int]:
+        """The statuses of so many of them. Raises `TimeoutError` where no more come."""
+        statuses: Counter[int] = Counter()
+        while statuses.total() < number:
+            ready = self._waiting.select(SOON)
+            if not ready:
+                raise TimeoutError(f"{statuses} of {number}")
+            for key, _ in ready:
+                assert isinstance(key.fileobj, socket.socket)
+                self._waiting.unregister(key.fileobj)
+                with key.fileobj as sock:
+                    statuses[int(sock.recv(12)[9:])] += 1
+        return statuses
+
+    def close(self) -> None:
+        for key in list(self._waiting.get_map().values()):
+            assert isinstance(key.fileobj, socket.socket)
+            key.fileobj.close()
+        self._waiting.close()
+
+
+def test_nobody_waits_for_a_primary_on_a_healthy_replica(replica: tuple[SimulatedNode, int]) -> None:
+    """Whatever he says of where he comes from: ten connections have their answers, and none of them is a wait."""
+    _, port = replica
+    forged = ["fly-replay-src: instance=node-a", "fly-replay-src: x", "fly-replay-failed: x", "litefs-forwarded: node-a"]
+    attack = Attack(port, "POST", *forged, "fly-replay-src: instance=x", "litefs-forwarded: x;state=litefs.1.0", *forged)
+    try:
+        assert attack.answered(10) == {503: 8, 409: 2}
+        assert ask(port, "GET", "/healthz") == 200
+    finally:
+        attack.close()
+
+
+def test_reads_that_wait_leave_threads_free(replica: tuple[SimulatedNode, int]) -> None:
+    """Eight that have seen what this replica has not, or say so: half of them wait, the others go to the primary."""
+    node, port = replica
+    attack = Attack(port, "GET", *["litefs-txid: 0000000000000063"] * THREADS)
+    try:
+        assert attack.answered(4) == {409: 4}
+        assert ask(port, "GET", "/healthz") == 200
+        assert len(attack) == 4
+        node.commit(txid=0x63)
+        assert attack.answered(4) == {200: 4}
+    finally:
+        attack.close()
+
+
+def test_writes_that_are_held_leave_most_threads_free(replica: tuple[SimulatedNode, int]) -> None:
+    """In an election, eight of them, and eight reads: what needs no primary is answered at once."""
+    node, port = replica
+    node.lose_primary()
+    while ask(port, "GET", "/healthz") != 200 or not is_undecided(port):
+        pass
+    attack = Attack(port, "POST", *["content-length: 0"] * THREADS)
+    reads = Attack(port, "GET", *["litefs-txid: 0000000000001000"] * THREADS)
+    try:
+        assert attack.answered(THREADS - 3) == {503: THREADS - 3}
+        assert reads.answered(THREADS - 4) == {503: THREADS - 4}
+        assert ask(port, "GET", "/healthz") == 200
+        assert (len(attack), len(reads)) == (3, 4)
+        node.become_primary()
+        assert attack.answered(3) == {200: 3}
+    finally:
+        attack.close()
+        reads.close()
+
+
+def is_undecided(port: int) -> bool:
+    """Whether its watcher has heard of the election: a write that has waited elsewhere for long enough is refused then."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SOON)
+    try:
+        connection.request("POST", "/", headers={"fly-replay-src": "instance=node-x;state=litefs.1.9999"})
+        return connection.getresponse().status == 503
+    finally:
+        connection.close()
