@@ -6,7 +6,8 @@
 `reread.Reread`       the one that reads ``litefs_dir``: for the others, and by itself as the safety net
 ====================  ==========================================================================================
 
-Below them: `directory` (one blocking look), `http` (one request, h11), `thread` (where blocking calls run).
+Below them: `directory` (one blocking look), `http` (one request, h11), `thread` (where blocking calls run), `rounds` (those
+that nobody waits for, made together for all watchers).
 """
 
 from __future__ import annotations

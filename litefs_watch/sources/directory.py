@@ -103,6 +103,8 @@ class Directory:
         self._device = -1
         self._kind = Mount.ORDINARY
         self._recheck_at = 0.0
+        self._listed: set[str] = set()
+        self._listed_at = float("-inf")
 
     def look(self, databases: Iterable[str]) -> DirectoryRead:
         """Everything: the mount, ``.primary``, ``.lag``, and each ``-pos`` that is listed or belongs to ``databases``.
@@ -119,10 +121,12 @@ class Directory:
         left: list[str] | None = None,
         start: str = "",
         within: float = float("inf"),
+        listing_age: float = 0.0,
     ) -> tuple[DirectoryRead, list[str]]:
         """`look`, for not much longer than ``within`` seconds. Returns also the databases that it did not come to.
 
-        With what an earlier one has ``left``, it goes on there, and lists nothing. Else:
+        With what an earlier one has ``left``, it goes on there, and lists nothing; nor where the last listing is not older
+        than ``listing_age`` seconds. Else:
 
         The databases ``first`` are read whatever it takes; of the others, which are listed or ``known``, at least one, in
         the order of their names, from ``start`` on and around. Without ``.lag`` all: the role rests on them then.
@@ -133,7 +137,7 @@ class Directory:
         mount = self._kind
         try:
             mount = self._mount(began)
-            others = self._in_turn(first, known, start) if left is None else left
+            others = self._in_turn(first, known, start, began - listing_age) if left is None else left
         except OSError as error:
             others = sorted(set(known) - first)
             faults["."] = f"{self.path}: {error.strerror}"
@@ -145,10 +149,13 @@ class Directory:
         positions, left = self._positions(first, others, until, faults)
         return DirectoryRead(began, mount, primary, lag, positions, faults), left
 
-    def _in_turn(self, first: set[str], known: Iterable[str], start: str) -> list[str]:
+    def _in_turn(self, first: set[str], known: Iterable[str], start: str, since: float) -> list[str]:
         """What else is listed or known, in the order of the names, from ``start`` on and around."""
-        listed = {name[:-4] for name in os.listdir(self.path) if name.endswith("-pos") and name != "-pos"}
-        names = sorted(listed.union(known) - first)
+        if self._listed_at < since:
+            now = time.monotonic()
+            self._listed = {name[:-4] for name in os.listdir(self.path) if name.endswith("-pos") and name != "-pos"}
+            self._listed_at = now
+        names = sorted(self._listed.union(known) - first)
         turn = bisect_left(names, start)
         return names[turn:] + names[:turn]
 
@@ -160,6 +167,7 @@ class Directory:
         device = os.stat(self.path).st_dev
         if device != self._device or now >= self._recheck_at:
             self._device, self._kind, self._recheck_at = device, current_mount_kind(self.path), now + RECHECK_INTERVAL
+            self._listed_at = float("-inf")
             self.mounts = [] if self._kind is Mount.LITEFS else litefs_mounts()
         return self._kind
 
@@ -200,7 +208,7 @@ class Directory:
         """What the file says; None where it is absent, or unreadable, which is noted in ``faults``."""
         try:
             # Non-blocking, so that a FIFO of that name can't hold the thread.
-            descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 raw = os.read(descriptor, _READ_LIMIT)
             finally:

@@ -5,22 +5,27 @@ gets the next one, since what it saw may be older than the question.
 
 A look at everything is made in slices: whoever asks for one database meanwhile waits for the end of a slice, not of it all.
 While the event stream tells of transactions, the net below it is one small slice at a time, in turn.
+
+The net's looks, which nobody has asked for, are made in the rounds of all watchers (`rounds`), and what they see is taken in
+without waking a task.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
 import anyio
 
-from litefs_watch.core.readings import DirectoryRead, Mount, PositionsRead, Reading
+from litefs_watch.core.readings import DirectoryRead, Mount, Reading
 from litefs_watch.errors import WatcherClosed
 from litefs_watch.position import Position
 from litefs_watch.sources import Health
 from litefs_watch.sources.directory import Directory
+from litefs_watch.sources.looks import Batch, Everything
+from litefs_watch.sources.rounds import Outcome, Visit
 from litefs_watch.sources.thread import CallThread
 
 SIGHTED_INTERVAL = 0.1
@@ -36,30 +41,19 @@ SLICE = 0.02
 SLICE_IN_TURN = 0.002
 """Seconds, the same where the event stream tells of transactions, and nothing but the time has asked for a look."""
 
+LISTING_INTERVAL = 5.0
+"""Seconds between two listings of the directory where the event stream tells of transactions, and so of new databases."""
+
+LATE = 0.25
+"""Seconds after which a look that the rounds have not made is made without them, and between two times that they are asked
+for what they may have seen: another watcher's LiteFS may be frozen."""
+
 SUSPENDED = 1.0
 """Seconds that the wall clock gains on the monotonic one where a machine was suspended. Setting the clock looks the same;
 all that follows is that this node is not sure for some seconds whether it is the primary."""
 
 _THREAD = "litefs_watch re-read"
 _OTHERS = (".", ".primary", ".lag")
-
-
-class _Batch:
-    """Those who asked for the same look."""
-
-    def __init__(self) -> None:
-        self.everything = False
-        self.databases: set[str] = set()
-        self.done = anyio.Event()
-        self.positions: dict[str, Position] = {}
-        self.faults: dict[str, str] = {}
-        self.error: Exception | None = None
-
-    def fail(self, error: Exception) -> None:
-        """Tell those who wait. Nothing where the look is done."""
-        if not self.done.is_set():
-            self.error = error
-            self.done.set()
 
 
 class Reread:
@@ -90,12 +84,16 @@ class Reread:
         self._sighted = sighted
         self._streaming = streaming
         self._thread = CallThread(_THREAD)
-        self._next, self._current = _Batch(), _Batch()
+        self._next, self._current = Batch(), Batch()
         self._stirred = anyio.Event()
+        self._sleep: anyio.CancelScope  # in which the task waits to be stirred
+        self._visit: Visit
+        self._ahead = 0.0  # seconds by which anyio's clock is ahead of `time.monotonic`
+        self._error: Exception | None = None  # raised outside of our task
         self._look_at: float | None = None
         self._everything_at = 0.0
         self._looked_at = float("-inf")
-        self._ahead: float | None = None  # seconds by which the wall clock was ahead of the monotonic one
+        self._wall_ahead: float | None = None  # seconds by which the wall clock was ahead of the monotonic one
         self._expected: dict[str, tuple[int, float]] = {}
         self._left: list[str] = []  # databases that the look at everything has not come to
         self._start = ""  # the one with which the next look at everything begins
@@ -151,12 +149,14 @@ class Reread:
 
     async def run(self) -> None:
         """Look until cancelled. Where it raises it can be run again: who asks meanwhile is answered then."""
-        self._thread, self._stirred = CallThread(_THREAD), anyio.Event()
+        self._thread, self._stirred, self._error = CallThread(_THREAD), anyio.Event(), None
+        self._visit, self._sleep = Visit(self._visited), anyio.CancelScope()
+        self._ahead = anyio.current_time() - time.monotonic()
         self._everything_at, self._left = 0.0, []  # what the last run was asked for, and did not come to
         try:
             while True:
                 await self._until_due()
-                self._current, self._next = self._next, _Batch()
+                self._current, self._next = self._next, Batch()
                 await self._look(self._current)
         except Exception as error:
             self._current.fail(OSError(f"the look at {self._directory.path} failed: {error!r}"))
@@ -164,21 +164,35 @@ class Reread:
         except BaseException:
             self.end()
             raise
+        finally:
+            self._visit.cancel()
 
     async def _until_due(self) -> None:
-        while (delay := self._delay()) > 0:
-            with anyio.move_on_after(delay):
+        """Until it is time for a look of our own: one that was asked for, or that the rounds have not made in time."""
+        while True:
+            delay = self._delay()
+            if delay > 0:
+                self._await_visit()
+            elif self._visit.withdraw():
+                return
+            with anyio.move_on_after(delay if delay > 0 else LATE) as self._sleep:
                 await self._stirred.wait()
-            self._stirred = anyio.Event()
+            if self._stirred.is_set():
+                self._stirred = anyio.Event()
+            if self._error is not None:
+                raise self._error
 
     def _delay(self) -> float:
-        """Seconds until the next look; zero or less: now."""
+        """Seconds until the next look of our own; zero or less: now."""
         if self._next.everything or self._next.databases or self._left:
             return 0.0
-        due = self._everything_at
+        due, interval = self._everything_at, self._interval()
+        if self.looked and interval == self._idle_interval:
+            due += LATE  # it is for the rounds to make
+        else:
+            due = min(due, self._looked_at + interval)
         if self._look_at is not None:
             due = min(due, self._look_at)
-        due = min(due, self._looked_at + self._interval())
         return due - time.monotonic()
 
     def _interval(self) -> float:
@@ -188,7 +202,27 @@ class Reread:
             return self._idle_interval
         return SIGHTED_INTERVAL if self._sighted() else self._blind_interval
 
-    async def _look(self, batch: _Batch) -> None:
+    def _await_visit(self) -> None:
+        """Have the net's next look made in the rounds."""
+        if not self._visit.waiting and self._visit.withdraw():
+            call = self._plan(set(), set(), in_turn=self._streaming())
+            self._visit.at(self._everything_at, call, slack=self._idle_interval / 4)
+
+    def _visited(self, outcome: Outcome) -> None:
+        """The net's look is made. In the loop's thread, but in no task of ours: what goes wrong here goes wrong in `run`."""
+        try:
+            self.looks += 1
+            self._everything_at = time.monotonic() + self._idle_interval
+            self._saw(outcome(), Batch())
+            if (delay := self._delay()) > 0:
+                self._await_visit()
+                self._sleep.deadline = time.monotonic() + delay + self._ahead  # and sleep on
+                return
+        except Exception as error:  # noqa: BLE001 - raised in `run`
+            self._error = error
+        self.stir()
+
+    async def _look(self, batch: Batch) -> None:
         now = time.monotonic()
         asked = batch.everything or (self._look_at is not None and now >= self._look_at)
         if self._look_at is not None and now >= self._look_at:
@@ -196,22 +230,31 @@ class Reread:
         databases = batch.databases | self._awaited() | self._expected.keys()
         self.looks += 1
         if asked or (now >= self._everything_at and not self._left):
-            await self._look_at_everything(batch, databases, in_turn=not asked and self.looked and self._streaming())
+            self._everything_at = now + self._idle_interval
+            in_turn = not asked and self.looked and self._streaming()
+            self._saw(await self._thread.run(self._plan(databases, batch.databases, in_turn=in_turn)), batch)
         else:
             await self._look_at_some(batch, databases)
-        self._looked_at = time.monotonic()
-        self.health.fault("; ".join(sorted(self.faults.values())[:5]) or None)
-        self._drop_expectations(batch.positions)
         batch.done.set()
 
-    async def _look_at_everything(self, batch: _Batch, databases: set[str], *, in_turn: bool) -> None:
-        self._everything_at = time.monotonic() + self._idle_interval
-        before = self._round if in_turn else []
+    def _plan(self, databases: set[str], asked: set[str], *, in_turn: bool) -> Callable[[], Everything]:
+        """A look at everything, the ``databases`` first, which begins with ``.primary``; then the positions that were
+        ``asked`` for, which end with it."""
+        known, before = self._known(), self._round if in_turn else []
+        look: Callable[..., tuple[DirectoryRead, list[str]]] = self._directory.begin_look
         if in_turn:
-            look = partial(self._directory.begin_look, left=before or None, within=SLICE_IN_TURN)
+            look = partial(look, left=before or None, within=SLICE_IN_TURN, listing_age=LISTING_INTERVAL)
         else:
-            look = partial(self._directory.begin_look, start=self._start, within=SLICE)
-        read, left, asked = await self._thread.run(partial(self._look_for, batch.databases, look, databases, self._known()))
+            look = partial(look, start=self._start, within=SLICE)
+
+        def make() -> Everything:
+            read, left = look(databases, known)
+            return Everything(read, left, databases, before, in_turn, self._directory.positions(asked) if asked else None)
+
+        return make
+
+    def _saw(self, look: Everything, batch: Batch) -> None:
+        read, left, databases, before, in_turn, asked = look
         if self._was_suspended():
             read = replace(read, resumed=True)
         looked_at = databases.union(_OTHERS, before[: len(before) - len(left)]) if before else None
@@ -229,21 +272,20 @@ class Reread:
             batch.positions |= some.positions
             batch.faults = batch.faults | faults
             self._report(some)
+        self._have_looked(batch)
 
-    def _look_for(
-        self, asked: set[str], look: Callable[..., tuple[DirectoryRead, list[str]]], *what: Iterable[str]
-    ) -> tuple[DirectoryRead, list[str], tuple[PositionsRead, dict[str, str]] | None]:
-        """A look, which begins with ``.primary``, and then the positions that were asked for, which end with it."""
-        read, left = look(*what)
-        return read, left, self._directory.positions(asked) if asked else None
+    def _have_looked(self, batch: Batch) -> None:
+        self._looked_at = time.monotonic()
+        self.health.fault("; ".join(sorted(self.faults.values())[:5]) or None)
+        self._drop_expectations(batch.positions)
 
     def _was_suspended(self) -> bool:
         """Whether the wall clock has left the monotonic one behind since this was last asked."""
-        ahead, before = time.time() - time.monotonic(), self._ahead
-        self._ahead = ahead
+        ahead, before = time.time() - time.monotonic(), self._wall_ahead
+        self._wall_ahead = ahead
         return before is not None and ahead - before > SUSPENDED
 
-    async def _look_at_some(self, batch: _Batch, databases: set[str]) -> None:
+    async def _look_at_some(self, batch: Batch, databases: set[str]) -> None:
         left = self._left
         go_on = partial(self._directory.go_on, databases, left, within=SLICE, named=bool(batch.databases))
         some, batch.faults, self._left = await self._thread.run(go_on)
@@ -253,6 +295,7 @@ class Reread:
         if left:
             self._went_on(self._left, in_turn=False)
         self._report(some)
+        self._have_looked(batch)
 
     def _note_faults(self, faults: Mapping[str, str], looked_at: set[str] | None, left: list[str]) -> None:
         """What was wrong with files that this look did not come to is still wrong. ``looked_at`` None: all but ``left``."""

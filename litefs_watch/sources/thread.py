@@ -71,7 +71,7 @@ class CallThread:
 
         with self._lock:
             if not self._serving:
-                _cache.lend(self._name, self._serve)
+                lend(self._name, self._serve)
                 self._serving = True
             self._calls.append(call)
         await done.wait()
@@ -97,7 +97,6 @@ class _Cache:
         self._idle: list[_Worker] = []
 
     def lend(self, name: str, function: Callable[[], None]) -> None:
-        """Run ``function``, which must not raise, in a thread of that name. Raises `RuntimeError` where none can be had."""
         with self._lock:
             worker = self._idle.pop() if self._idle else None
         if worker is None:
@@ -140,6 +139,11 @@ class _Worker:
 
 
 _cache = _Cache()
+
+
+def lend(name: str, function: Callable[[], None]) -> None:
+    """Run ``function``, which must not raise, in a thread of that name. Raises `RuntimeError` where none can be had."""
+    _cache.lend(name, function)
 
 
 def _after_fork() -> None:

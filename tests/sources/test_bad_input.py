@@ -39,20 +39,13 @@ async def until(watcher: Watcher, condition: Callable[[], bool]) -> None:
 
 
 def replace(path: Path, content: bytes | None) -> None:
-    """A file of that content, a directory (None), whole at once."""
-    path.unlink(missing_ok=True)
+    """A file of that content, or (None) a link to a directory, whole at once: nobody sees that nothing is there."""
+    new = path.with_name(f".{path.name}.new")
     if content is None:
-        path.mkdir()
+        new.symlink_to(path.parent)
     else:
-        new = path.with_name(f".{path.name}.new")
         new.write_bytes(content)
-        os.replace(new, path)
-
-
-def restore(path: Path, content: bytes) -> None:
-    if path.is_dir():
-        path.rmdir()
-    replace(path, content)
+    os.replace(new, path)
 
 
 BAD = {
@@ -84,7 +77,7 @@ async def test_a_bad_file(node: SimulatedNode, name: str, content: bytes | None)
         assert name in (watcher.status.sources["reread"].fault or "")
         assert len(watcher.status.faults[name]) < 500
         assert watcher.status.faults[name].isprintable()
-        restore(path, good)
+        replace(path, good)
         await until(watcher, lambda: not watcher.status.faults)
         assert watcher.status.sources["reread"].fault is None
         assert len(changes) == 0

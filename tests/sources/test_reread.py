@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,106 +12,9 @@ import anyio.lowlevel
 import pytest
 
 from litefs_watch import Position, WatcherClosed
-from litefs_watch.core.readings import DirectoryRead, Mount, PositionsRead, Reading
+from litefs_watch.core.readings import DirectoryRead, PositionsRead
 from litefs_watch.sources.directory import Directory
-from litefs_watch.sources.reread import Reread
-
-SOON = 10.0
-HERE = Position(5, 1)
-
-
-class FakeDirectory(Directory):
-    """Answers at once, or when it is let go; remembers what was asked, and from which thread."""
-
-    def __init__(self) -> None:
-        super().__init__(Path("/litefs"))
-        self.asked: list[frozenset[str] | None] = []
-        self.threads: set[int] = set()
-        self.gate = threading.Event()
-        self.gate.set()
-        self.position = HERE
-        self.listed: list[str] = []
-        self.slice = 0
-        """Databases in one go; 0: all."""
-
-    def begin_look(
-        self,
-        first: Iterable[str],
-        known: Iterable[str] = (),
-        *,
-        left: list[str] | None = None,
-        start: str = "",
-        within: float = 0,
-    ) -> tuple[DirectoryRead, list[str]]:
-        self._note(None)
-        if left is None:
-            names = sorted({*known, *self.listed})
-            at = bisect_left(names, start)
-            left = names[at:] + names[:at]
-        taken, left = self.split(left)
-        return DirectoryRead(0.0, Mount.LITEFS, positions=dict.fromkeys([*first, *taken], self.position)), left
-
-    def go_on(
-        self, first: Iterable[str], left: list[str], *, within: float, named: bool = False
-    ) -> tuple[PositionsRead, dict[str, str], list[str]]:
-        self._note(frozenset(first))
-        taken, left = self.split(left)
-        return PositionsRead(0.0, dict.fromkeys([*first, *taken], self.position)), {}, left
-
-    def split(self, names: list[str]) -> tuple[list[str], list[str]]:
-        return (names[: self.slice], names[self.slice :]) if self.slice else (names, [])
-
-    def _note(self, asked: frozenset[str] | None) -> None:
-        position = self.position
-        self.threads.add(threading.get_ident())
-        self.asked.append(asked)
-        self.gate.wait(SOON)
-        self.position = position
-
-
-class Harness:
-    def __init__(self, idle: float = 60.0, blind: float = 0.001) -> None:
-        self.directory = FakeDirectory()
-        self.reports: list[Reading] = []
-        self._news = anyio.Event()
-        self.awaited: frozenset[str] = frozenset()
-        self.sighted = False
-        self.streaming = False
-        self.reread = Reread(
-            self.directory,
-            idle_interval=idle,
-            blind_interval=blind,
-            report=self._reported,
-            known=lambda: {"app.db"},
-            awaited=lambda: self.awaited,
-            sighted=lambda: self.sighted,
-            streaming=lambda: self.streaming,
-        )
-
-    def _reported(self, reading: Reading) -> None:
-        self.reports.append(reading)
-        news, self._news = self._news, anyio.Event()
-        news.set()
-
-    async def reported(self, condition: Callable[[], bool]) -> None:
-        """Until it is so after one of the next reports."""
-        with anyio.fail_after(SOON):
-            while not condition():
-                await self._news.wait()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        with anyio.fail_after(SOON):
-            while not condition():
-                await anyio.lowlevel.checkpoint()
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[Harness]:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self.reread.run)
-            await self.until(lambda: bool(self.reports))
-            yield self
-            self.directory.gate.set()
-            tasks.cancel_scope.cancel()
+from tests.sources.rereads import HERE, SOON, Harness
 
 
 async def test_the_first_look_is_at_everything_and_off_the_loop() -> None:
@@ -222,8 +122,9 @@ def test_how_often(awaited: frozenset[str], sighted: bool, expecting: bool, inte
     assert harness.reread._interval() == interval
 
 
-async def test_an_expected_transaction_is_looked_for_until_it_is_there() -> None:
+async def test_an_expected_transaction_is_looked_for_until_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """LiteFS renames the file a moment before it applies it."""
+    monkeypatch.setattr("litefs_watch.sources.reread.EXPECTED_FOR", SOON)
     async with Harness().running() as harness:
         harness.reread.expect("app.db", 6)
         await harness.until(lambda: len(harness.directory.asked) > 3)
@@ -280,9 +181,11 @@ async def test_with_the_stream_the_net_is_a_slice_in_turn() -> None:
     async with harness.running():
         await harness.until(lambda: harness.reread.looked)  # the first look is whole
         del harness.reports[:]
-        await harness.until(lambda: len(harness.reports) >= 12)
+        await harness.until(lambda: len(harness.reports) >= 16)
         assert all(isinstance(report, DirectoryRead) for report in harness.reports)
-        rounds = harness.reports[:12]
+        sizes = [len(report.positions) for report in harness.reports]  # type: ignore[union-attr]
+        begun = sizes.index(2) + 1
+        rounds = harness.reports[begun : begun + 12]
         assert [len(report.positions) for report in rounds] == [3, 3, 3, 2] * 3  # type: ignore[union-attr]
         seen = [name for report in rounds for name in report.positions]  # type: ignore[union-attr]
         assert {seen.count(name) for name in ("app.db", *harness.directory.listed)} == {3}

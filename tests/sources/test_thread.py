@@ -107,6 +107,7 @@ async def test_who_is_cancelled_leaves_and_the_call_is_made(cache: thread_module
     one = CallThread("one")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(one.run, partial(gate.wait, SOON))
+        await anyio.wait_all_tasks_blocked()  # trio begins them in any order
         tasks.start_soon(one.run, made.set)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
