@@ -106,8 +106,6 @@ def watch_engine(engine: AnyEngine) -> AnyEngine:
 
 
 def _on_engine_error(context: ExceptionContext) -> None:
-    if context.dialect.name != "sqlite":
-        return
     error = context.sqlalchemy_exception or context.original_exception
     if note(error, remedy="SQLAlchemy's pool makes new ones"):
         context.is_disconnect = True  # all that the pool has are as old

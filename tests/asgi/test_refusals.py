@@ -250,7 +250,7 @@ async def test_a_write_over_a_dead_connection_is_replayed(tmp_path: Path) -> Non
         assert is_replay(await call(LiteFSMiddleware(catches(demoted, 500), watcher.watcher), "POST", "/items/1"))
 
 
-async def test_what_has_committed_is_not_replayed() -> None:
+async def test_what_has_committed_is_not_replayed(caplog: pytest.LogCaptureFixture) -> None:
     """As for an exception that nobody catches: the handler's own error stays, and says so."""
     watcher = FakeWatcher()
 
@@ -265,6 +265,7 @@ async def test_what_has_committed_is_not_replayed() -> None:
     assert (reply.status, reply.body, reply.header("fly-replay")) == (400, b"sorry", None)
     assert reply.header("litefs-committed") == f"{11:016x}"
     assert (reply.cookie or "").startswith("litefs_pos=pin; ")
+    assert caplog.messages == []
 
 
 async def test_one_that_was_tried_again_with_success(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -298,6 +299,29 @@ async def test_an_error_that_says_where_it_belongs_comes_first() -> None:
 
     reply = await call(LiteFSMiddleware(Starlette(routes=[Route("/", endpoint)]), replica().watcher))
     assert reply.header("fly-replay") == "instance=node-x"
+
+
+@pytest.mark.parametrize("started", [False, True])
+async def test_an_error_that_nobody_answers(started: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Made of a refused write, and raised: the replay; or, where the response has started, the server's to log. Nor is an
+    application that answers nothing a success."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        note(refused())
+        if scope["path"] == "/silent":
+            return
+        if started:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise KeyError("unavailable")
+
+    site = LiteFSMiddleware(app, replica().watcher)
+    if started:
+        with pytest.raises(KeyError):
+            await call(site)
+    else:
+        assert is_replay(await call(site))
+    await call(site, "GET", "/silent")
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("status", [None, 500, 422])
@@ -392,6 +416,24 @@ async def test_textbook_error_handlers(make: Any, anyio_backend: str, tmp_path: 
     refuse_writes(path)
     assert is_replay(await call(LiteFSMiddleware(app, replica().watcher), "GET", "/", HOST))
     assert (await call(LiteFSMiddleware(app, FakeWatcher().watcher), "GET", "/", HOST)).status in (400, 500, 503)
+
+
+async def test_quart_logs_no_error_that_becomes_a_replay(anyio_backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Made of a refused write; on the primary it does."""
+    if anyio_backend == "trio":
+        pytest.skip("Quart knows no other loop than asyncio's")
+    app: Any = quart.Quart("shop")
+
+    async def write() -> Any:
+        note(refused())
+        raise KeyError("unavailable")
+
+    app.add_url_rule("/", view_func=write)
+
+    assert is_replay(await call(LiteFSMiddleware(app, replica().watcher), "GET", "/", HOST))
+    assert caplog.messages == []
+    assert (await call(LiteFSMiddleware(app, FakeWatcher().watcher), "GET", "/", HOST)).status == 500
+    assert len(caplog.messages) == 1
 
 
 async def test_anybody_can_say_it() -> None:

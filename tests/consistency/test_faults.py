@@ -73,10 +73,11 @@ def test_an_error_of_the_disk(name: str | None, is_dead: bool) -> None:
 
 @pytest.mark.parametrize(("statement", "is_dead"), [(" select 1", True), ("INSERT INTO t VALUES (2)", False), (None, False)])
 def test_a_driver_without_codes(statement: str | None, is_dead: bool) -> None:
-    """Its statement tells, where SQLAlchemy names it."""
-    driver = type("OperationalError", (Exception,), {})
-    error = sqlalchemy.exc.OperationalError(statement, {}, driver("disk I/O error"))
-    assert (is_dead_connection(error), is_refused_write(error)) == (is_dead, not is_dead)
+    """Its statement tells, where SQLAlchemy names it; also with a code that is not SQLite's extended one."""
+    for names in ({}, {"sqlite_errorname": "SQLITE_IOERR"}):
+        driver = type("OperationalError", (Exception,), names)
+        error = sqlalchemy.exc.OperationalError(statement, {}, driver("disk I/O error"))
+        assert (is_dead_connection(error), is_refused_write(error)) == (is_dead, not is_dead)
 
 
 def test_a_refused_write_counts_among_other_errors() -> None:

@@ -16,8 +16,10 @@ from django.db import ConnectionHandler, DatabaseError, close_old_connections, c
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncRequestFactory, RequestFactory, override_settings
 
+import litefs_watch.django
 from litefs_watch import Role, refusals
 from litefs_watch.django import LiteFSMiddleware, get_watcher
+from litefs_watch.django.apps import LiteFSWatchConfig
 from litefs_watch.django.connections import watch_connections
 from litefs_watch.testing import SimulatedNode
 from litefs_watch.wsgi import LiteFSMiddleware as Around
@@ -240,6 +242,24 @@ def test_outside_of_a_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
         thread.start()
         thread.join()
     assert (len(done), caplog.messages) == (2, [])
+
+
+def test_which_connections_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are open already when Django loads our middleware, or our application; and who connects anew."""
+    registered: list[Any] = []
+    monkeypatch.setattr("litefs_watch.django.apps.register", lambda *arguments, **keywords: registered.append(arguments))
+    config = LiteFSWatchConfig("litefs_watch.django", litefs_watch.django)
+    for connection in connect(database(tmp_path)):
+        for load in (lambda: LiteFSMiddleware(lambda request: HttpResponse()), config.ready):
+            del connection.wrap_database_errors
+            with override_settings(LITEFS_WATCH={"litefs_dir": tmp_path, "database": "app.db"}):
+                load()
+            assert "wrap_database_errors" in vars(connection)
+        del connection.wrap_database_errors
+        connection.close()
+        connection.connect()
+        assert "wrap_database_errors" in vars(connection)
+    assert registered
 
 
 def test_a_dead_connection_is_closed(

@@ -117,6 +117,19 @@ def test_textbook_error_handlers(
     assert len(caplog.messages) == 1
 
 
+def test_flask_logs_no_error_that_becomes_a_replay(watcher: BlockingWatcher, caplog: pytest.LogCaptureFixture) -> None:
+    """Made of a refused write, which nothing else tells."""
+
+    def write() -> str:
+        note(refused())
+        raise KeyError("unavailable")
+
+    app = flask.Flask("shop")
+    app.add_url_rule("/", view_func=write)
+    assert Client(LiteFSMiddleware(app.wsgi_app, watcher)).get("/").headers["fly-replay"] == "instance=node-a"
+    assert caplog.messages == []
+
+
 def bare(environ: Any, start_response: Any) -> Any:
     """By its path: an error of its own, one that it tells of, a stream, a request to itself, and what follows on the same
     thread."""
