@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 
 from litefs_watch.asgi.types import App, Message, Receive, Scope, Send
@@ -26,7 +28,7 @@ class LifespanMiddleware:
         self._starting: anyio.Lock | None = None
         self._ended = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Awaitable, Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import anyio
 
@@ -16,7 +16,7 @@ from litefs_watch.asgi.reply import Reply
 from litefs_watch.asgi.responder import Body, Responder
 from litefs_watch.asgi.types import WATCHER_KEY, App, Message, Receive, Scope, Send, Strategy
 from litefs_watch.changes import Role
-from litefs_watch.consistency import RUN, SCOPE_KEY, OptionKeywords, Refuse, current_exchange, named
+from litefs_watch.consistency import RUN, SCOPE_KEY, Exchange, OptionKeywords, Refuse, current_exchange, named
 from litefs_watch.consistency.faults import is_of_database
 from litefs_watch.consistency.options import route_of
 from litefs_watch.replay import Answering, FlyReplay, Forward
@@ -87,7 +87,7 @@ class LiteFSMiddleware:
         self._swallowed = SwallowedWrites()
         listen_for_reports()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         kind, policy = scope["type"], self._policy
         if kind == "http":
             exchange = policy.begin(scope["method"], _route(scope), scope["headers"])
@@ -128,27 +128,28 @@ class LiteFSMiddleware:
         current_exchange.set(exchange)
         request = receive if self._heedless else Body(receive)
         reply = late = websocket = None
+        sends: Send = send
         if kind == "websocket" and self._websockets.concern(exchange):
             websocket = OpenWebSocket(self._websockets, request, send)
-            send = websocket.send
+            sends = websocket.send
         if exchange.writes and exchange.before is not None and exchange.role is Role.PRIMARY and kind == "http":
-            reply = Reply(self._gate, self._responder, exchange, scope, request, send)
-            late = reply.late = LateResponse(self._gate, exchange, given, send, self._late, reply.answer_reset)
+            reply = Reply(self._gate, self._responder, exchange, scope, request, sends)
+            late = reply.late = LateResponse(self._gate, exchange, given, sends, self._late, reply.answer_reset)
 
         def send_marked(message: Message) -> Awaitable[None]:
             if exchange.started:
                 if exchange.answered is not None:
                     return _nothing()
-                if kind == "websocket" and message["type"] == "websocket.close":
-                    exchange.error = exchange.error or sys.exception()  # that Litestar handles
-                return send(message) if late is None else late.send(message)
+                if kind == "websocket":
+                    self._overhear(exchange, scope["path"], message)
+                return sends(message) if late is None else late.send(message)
             exchange.started = True
             if exchange.token is not None:
                 self._gate.look_back(exchange)
             faulty = message.get("status", 500) >= 500 or exchange.error is not None or exchange.reset is not None
             if faulty or exchange.touched or exchange.written:
-                return (reply or Reply(self._gate, self._responder, exchange, scope, request, send)).start(message)
-            return send(message)
+                return (reply or Reply(self._gate, self._responder, exchange, scope, request, sends)).start(message)
+            return sends(message)
 
         try:
             await self.app(given, request if websocket is None else websocket.receive, send_marked)
@@ -165,7 +166,7 @@ class LiteFSMiddleware:
             held = late is not None and await late.take_back()
             blamed = exchange.blamed(error)
             if (held or not exchange.started) and self._gate.is_fault_of_node(exchange, blamed):
-                reply = reply or Reply(self._gate, self._responder, exchange, scope, request, send)
+                reply = reply or Reply(self._gate, self._responder, exchange, scope, request, sends)
                 if await reply.answer(blamed):
                     return
                 if exchange.committed is not None and kind == "http" and (not held or is_of_database(error)):
@@ -189,6 +190,14 @@ class LiteFSMiddleware:
                     await websocket.end()
             if around is not None:  # a request that a handler makes in its own task, to the application that it is part of
                 current_exchange.set(around)
+
+    def _overhear(self, exchange: Exchange, path: str, message: Message) -> None:
+        """What the handler of an open WebSocket sends. It may be open for days: what was refused before this is said now."""
+        if message["type"] == "websocket.close":
+            exchange.error = exchange.error or sys.exception()  # that Litestar handles
+        if exchange.refused is not None and not exchange.shown:
+            exchange.shown = True
+            self._refused.look(exchange, path, exchange.refused)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -1,4 +1,8 @@
-"""ASGI's own types, as plain as they are."""
+"""ASGI's own types, as plain as they are.
+
+Each framework has others for the same (Litestar's and Quart's scopes are unions of ``TypedDict``), none of which fits the
+rest: what an application is, and is called with, is therefore left open where it is theirs.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+App = Callable[[Any, Any, Any], Awaitable[None]]
+"""``await app(scope, receive, send)``, in any framework's types."""
 Strategy = Callable[[Scope, Receive, Send, str], Awaitable[None]]
 """``await strategy(scope, receive, send, hostname)`` answers an HTTP request that belongs on ``hostname``."""

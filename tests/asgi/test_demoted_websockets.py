@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import anyio
 import httpx2
 import litestar as litestar_
 import pytest
@@ -21,6 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from litefs_watch import NotPrimary
 from litefs_watch.asgi.types import Receive, Scope, Send
+from litefs_watch.consistency.marks import note_refused
 from tests.asgi.fakes import FakeWatcher, replica
 from tests.asgi.websocket_clients import around, client, ends
 from tests.servers import serve
@@ -108,6 +110,22 @@ async def test_on_what_was_the_primary_it_is_another_remedy(
     assert await fail(FakeWatcher(), REFUSED, "/live", **options) is REFUSED
     (message,) = caplog.messages
     assert remedy in message
+
+
+async def test_what_the_handler_catches_is_said_with_the_next_that_it_sends(caplog: pytest.LogCaptureFixture) -> None:
+    """It may be open for days; once."""
+
+    async def live(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        for _ in range(2):
+            note_refused(REFUSED)
+            await send({"type": "websocket.send", "text": "sorry"})
+        await anyio.sleep_forever()
+
+    async with client(around(live, replica(), primary_paths=[]), "/feed", opened=False) as one:
+        assert [await one.hear() for _ in range(3)] == ["websocket.accept", "sorry", "sorry"]
+        (message,) = caplog.messages
+    assert message.startswith("a WebSocket at /feed was refused a write")
 
 
 def starlette() -> Any:
