@@ -16,7 +16,7 @@ class Batch:
     def __init__(self) -> None:
         self.everything = False
         self.databases: set[str] = set()
-        self.done = anyio.Event()
+        self.done: anyio.Event = anyio.Event()
         self.positions: dict[str, Position] = {}
         self.faults: dict[str, str] = {}
         self.error: Exception | None = None

@@ -24,7 +24,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 
 from litefs_watch.sources.thread import IDLE_LIMIT, call_soon, lend
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 STUCK = 0.1
 """Seconds after which a call is taken for one that blocks."""
@@ -46,8 +46,9 @@ class Visit:
 
     def __init__(self, visited: Callable[[Outcome], object]) -> None:
         self.token: EventLoopToken = current_token()
-        self.when = self.earliest = _NEVER
-        self.waiting = False
+        self.when: float = _NEVER
+        self.earliest: float = _NEVER
+        self.waiting: bool = False
         """Whether there is a call that has not begun."""
         self._under_way = False
         self._cancelled = False
