@@ -13,6 +13,7 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.apps import apps
 from django.core.handlers.exception import convert_exception_to_response
 from django.db import ConnectionHandler, DatabaseError, close_old_connections, connections, transaction
+from django.db.utils import DatabaseErrorWrapper
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncRequestFactory, RequestFactory, override_settings
 
@@ -92,6 +93,10 @@ def refusing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     for connection in connect(path):
         refuse_writes(path)
         yield connection
+
+
+def is_watched(connection: Any) -> bool:
+    return type(connection.wrap_database_errors) is not DatabaseErrorWrapper
 
 
 def insert() -> None:
@@ -254,11 +259,11 @@ def test_which_connections_are_watched(tmp_path: Path, monkeypatch: pytest.Monke
             del connection.wrap_database_errors
             with override_settings(LITEFS_WATCH={"litefs_dir": tmp_path, "database": "app.db"}):
                 load()
-            assert "wrap_database_errors" in vars(connection)
+            assert is_watched(connection)
         del connection.wrap_database_errors
         connection.close()
         connection.connect()
-        assert "wrap_database_errors" in vars(connection)
+        assert is_watched(connection)
     assert registered
 
 
