@@ -28,7 +28,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from litefs_watch.consistency.faults import is_dead_connection, is_refused_write
+from litefs_watch.consistency.faults import is_dead_connection, is_refused_write, sqlite_says
 from litefs_watch.consistency.marks import current_exchange, note_refused
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class DeadConnections:
         logger.warning(
             "LiteFS was started anew, or is down: each statement over a connection from before fails (%s), whether it reads "
             "or writes. %s",
-            error,
+            sqlite_says(error),
             remedy or _REMEDY,
         )
 

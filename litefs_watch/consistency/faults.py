@@ -78,6 +78,16 @@ def may_belong_elsewhere(error: BaseException) -> bool:
     return asks_for_primary(error) is not None or is_refused_write(error) or waited_in_vain(error) is not None
 
 
+def sqlite_says(error: BaseException) -> str:
+    """What SQLite says in a refused write or of a dead connection, for the log: one line, and neither statement nor values,
+    which SQLAlchemy's text has."""
+    for behind in _chain(error):
+        if any(_says(behind, message) for message in MESSAGES):
+            code = getattr(behind, "sqlite_errorname", None)
+            return f"{behind.args[0]}, {code}" if isinstance(code, str) else str(behind.args[0])
+    return type(error).__name__
+
+
 def is_of_database(error: BaseException) -> bool:
     """Whether an error of a database driver is behind ``error``. By the class's name, which DB-API 2.0 (PEP 249) gives."""
     return any(kind.__name__ == "DatabaseError" for behind in _chain(error) for kind in type(behind).__mro__)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 
 from litefs_watch.consistency import Exchange, Options, is_refused_write
-from litefs_watch.consistency.faults import asks_for_primary
+from litefs_watch.consistency.faults import asks_for_primary, sqlite_says
 from litefs_watch.errors import ConfigError
 from litefs_watch.printable import safe
 from litefs_watch.watchers.blocking import BlockingWatcher
@@ -102,7 +102,9 @@ class RefusedInWebSocket:
             remedy = "Close it when this node is the primary no more: close_websockets='primary_paths'"
         else:
             remedy = "This node has just ceased to be the primary: the client is to connect again, and to say it there"
-        logger.warning("%s was refused a write, after it was accepted: %s. %s", safe(route), asked or error, remedy)
+        logger.warning(
+            "%s was refused a write, after it was accepted: %s. %s", safe(route), asked or sqlite_says(error), remedy
+        )
 
 
 LOST_EVERY = 10.0

@@ -6,6 +6,7 @@ import logging
 
 from litefs_watch.changes import Role
 from litefs_watch.consistency import Exchange
+from litefs_watch.consistency.faults import sqlite_says
 from litefs_watch.printable import safe
 from litefs_watch.web.late import ROUTES
 
@@ -31,5 +32,5 @@ class SwallowedWrites:
             "primary_paths, which then go to the primary; or let the error through, which sends the request there; "
             "mark_written(request) says that it was tried again, and done",
             safe(route),
-            exchange.refused,
+            sqlite_says(exchange.refused),
         )

@@ -195,7 +195,9 @@ async def test_what_a_handler_catches_is_replayed(
             assert (await call(app, "GET", f"/items/{number}")).status == 200
         (said,) = caplog.messages
         assert said.startswith(f"GET /items/{{number}} {SWALLOWED}")
+        assert ("SQLITE_READONLY" if mode == "DELETE" else "SQLITE_IOERR_WRITE") in said
         assert "primary_paths" in said
+        assert "INSERT" not in said
         assert (await call(LiteFSMiddleware(catches(write, 200), FakeWatcher().watcher), "GET", "/items/1")).status == 200
         assert (await call(LiteFSMiddleware(catches(read, 200), replica().watcher), "GET", "/items/1")).body == b"done"
         assert len(caplog.messages) == 1
@@ -214,6 +216,7 @@ async def test_a_read_over_a_dead_connection_stays_an_error(
         assert [reply.status for reply in replies] == ([500, 200, 200] if renewed else [500] * 3)
         (said,) = caplog.messages
         assert said.startswith(DEAD)
+        assert "(disk I/O error, SQLITE_IOERR_LOCK)" in said
         assert ("pool makes new ones" if renewed else "CONN_MAX_AGE, pool_recycle") in said
 
 

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy
 from django.db.utils import OperationalError as DjangoOperationalError
 
-from litefs_watch.consistency.faults import is_dead_connection, is_refused_write, may_belong_elsewhere
+from litefs_watch.consistency.faults import is_dead_connection, is_refused_write, may_belong_elsewhere, sqlite_says
 from tests.refusing import database, kill_connections, refuse_writes
 
 INSERT = "BEGIN; INSERT INTO t VALUES (2); COMMIT"
@@ -78,6 +78,14 @@ def test_a_driver_without_codes(statement: str | None, is_dead: bool) -> None:
         driver = type("OperationalError", (Exception,), names)
         error = sqlalchemy.exc.OperationalError(statement, {}, driver("disk I/O error"))
         assert (is_dead_connection(error), is_refused_write(error)) == (is_dead, not is_dead)
+
+
+def test_what_the_log_gets() -> None:
+    """Neither statement nor values; and some text, whatever the error is."""
+    error = sqlite3.OperationalError("attempt to write a readonly database")
+    for each in wrapped(error):
+        assert sqlite_says(each) == "attempt to write a readonly database"
+    assert sqlite_says(KeyError("secret")) == "KeyError"
 
 
 def test_a_refused_write_counts_among_other_errors() -> None:
