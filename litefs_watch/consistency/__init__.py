@@ -35,6 +35,7 @@ from litefs_watch.consistency.marks import (
     lost_transaction,
     mark_failed,
     mark_written,
+    note_halted,
     note_refused,
 )
 from litefs_watch.consistency.options import OptionKeywords, Options
@@ -72,6 +73,7 @@ __all__ = [
     "mark_failed",
     "mark_written",
     "named",
+    "note_halted",
     "note_refused",
     "refusal",
 ]

@@ -147,6 +147,9 @@ class Exchange:
     """Of a request that was let in as PRIMARY, and that failed since this node is not any more: what it has committed, if it
     has, is in a transaction up to this one. It is not sent on: it would run twice."""
 
+    halted = False
+    """Whether it has held the HALT lock: it may have committed on a node that is no primary. It is not sent on, either."""
+
     outer: Exchange | None = None
     """Set by the shell: that of a middleware around this one, for another database."""
 
@@ -165,6 +168,10 @@ class Exchange:
     def refuse(self, error: BaseException) -> None:
         """A driver has raised ``error``, a write that SQLite refused."""
         self.refused, self.touched, self.tells = error, True, True
+
+    def halt(self) -> None:
+        """It holds the HALT lock."""
+        self.halted, self.refused = True, None
 
     def withhold(self, tell: Callable[[], object]) -> None:
         """Keep back what tells the log of its error."""

@@ -25,6 +25,15 @@ def note_refused(error: BaseException) -> None:
         exchange = exchange.outer
 
 
+def note_halted() -> None:
+    """The request that is being handled here, if any is, holds the HALT lock: what it writes may commit, on a node that is
+    no primary. A write that was refused before is taken to be tried again."""
+    exchange = current_exchange.get()
+    while exchange is not None:
+        exchange.halt()
+        exchange = exchange.outer
+
+
 def exchange_of(request: Any) -> Exchange | None:
     """The exchange of a request, an ASGI scope or a WSGI environ; None where no middleware is around it.
 

@@ -29,7 +29,8 @@ The rules.
 5. **Another history is never served**, whatever ``on_timeout`` says.
 6. **What may have committed runs once.** A request that was let in as PRIMARY, and that fails since this node is not any
    more, goes on only where the position has not moved since, by the file and by the stream; else its error stays, and says
-   so. A write that is refused on what seems to be the primary makes it look anew.
+   so. So does that of one which has held the HALT lock, wherever it was. A write that is refused on what seems to be the
+   primary makes it look anew.
 
 What a response carries has rules of its own: `litefs_watch.consistency.carrying`.
 """
@@ -255,6 +256,8 @@ class Policy:
             return Refuse(
                 "A fail-over went on during this request: what it has written may be lost.", str(error), status=500
             )
+        if exchange.halted:
+            return None
         if (waited := waited_in_vain(error)) is not None:
             return self._waited_in_vain(exchange, node, waited)
         asked = asks_for_primary(error)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from litefs_watch.consistency.marks import note_halted
 from litefs_watch.halt.client import ACQUIRE_LIMIT, PARTING, RELEASE_LIMIT, Halt, HolderClient
 from litefs_watch.settings import Settings, check_timeout
 from litefs_watch.sources.thread import CallThread
@@ -59,6 +60,8 @@ async def halt(
             with anyio.move_on_after(PARTING, shield=True):
                 await thread.run(client.settle)
             raise
+        if held.forwarded:
+            note_halted()
         try:
             yield held
         except BaseException as error:
@@ -93,6 +96,8 @@ def halted(
         return
     try:
         held = client.acquire()
+        if held.forwarded:
+            note_halted()
         try:
             yield held
         except BaseException as error:

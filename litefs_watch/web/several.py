@@ -27,6 +27,12 @@ class Joint(Exchange):
 
     each: Sequence[Exchange] = ()
 
+    def halt(self) -> None:
+        """As `Exchange.halt`: of all."""
+        super().halt()
+        for exchange in self.each:
+            exchange.halt()
+
     def tell(self) -> None:
         """Each database what the handler and the shell have said."""
         for exchange in self.each:

@@ -29,9 +29,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from litefs_watch import Role, WrongInstance, refusals
+from litefs_watch import NotPrimary, Role, WrongInstance, refusals
 from litefs_watch.asgi import LiteFSMiddleware, mark_failed, mark_written
 from litefs_watch.asgi.types import Receive, Scope, Send
+from litefs_watch.halt import Halt, halt, halted
+from litefs_watch.halt.client import HolderClient
 from litefs_watch.refusals import Connection, note, watch_aiosqlite, watch_engine
 from tests.asgi.fakes import FakeWatcher, Reply, call, replica
 from tests.refusing import allow_writes, database, kill_connections, refuse_writes
@@ -586,3 +588,39 @@ async def test_a_websocket(accepts: bool, caplog: pytest.LogCaptureFixture) -> N
         else:
             assert (messages[0]["status"], dict(messages[0]["headers"])[b"fly-replay"]) == (409, b"instance=node-b")
     assert [message.split(",")[0] for message in caplog.messages] == ["a WebSocket at /live was refused a write"] * accepts
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+@pytest.mark.parametrize("databases", [(), ["app.db", "users.db"]])
+@pytest.mark.parametrize("later", [None, refused(), NotPrimary("node-b")])
+async def test_one_that_has_held_the_halt_lock(
+    blocking: bool, databases: Any, later: Exception | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have committed on this replica: whatever it answers, or raises, afterwards, it is not sent on."""
+    held = Halt("app.db", forwarded=True, ends=0)
+    for name, result in (("acquire", held), ("ask", None), ("finish", None), ("note", None), ("drop", None)):
+        monkeypatch.setattr(HolderClient, name, lambda *_, result=result: result)
+    monkeypatch.setattr(HolderClient, "is_ours", True)
+
+    def halting() -> None:
+        with halted("app.db", litefs_dir=tmp_path):
+            pass
+
+    async def endpoint(request: Request) -> PlainTextResponse:
+        note(refused())
+        if blocking:
+            await anyio.to_thread.run_sync(halting)
+        else:
+            async with halt("app.db", litefs_dir=tmp_path):
+                pass
+        if later is not None:
+            raise later
+        return PlainTextResponse("sorry", 400)
+
+    app = Starlette(routes=[Route("/", endpoint)])
+    site = LiteFSMiddleware(app, replica().watcher, databases=databases)
+    if later is not None:
+        with pytest.raises(type(later)):
+            await call(site)
+    else:
+        assert (await call(site)).status == 400
