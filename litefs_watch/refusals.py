@@ -17,19 +17,16 @@ written.
 A request is known by its context (`contextvars`): in tasks, in the threads of Starlette, asyncio and asgiref, not in one
 that the application starts itself. Outside of a request nothing is noted.
 
-Connections that are dead, since LiteFS was started anew, are said in the log, once in `DEAD_EVERY` seconds; SQLAlchemy's
-pool and Django replace them, so that the next request works. The errors themselves stay: see `Policy.failed`.
+Connections that are dead, since LiteFS was started anew, are said in the log, once in ten minutes; SQLAlchemy's pool and
+Django replace them, so that the next request works. The errors themselves stay: see `Policy.failed`.
 """
 
 from __future__ import annotations
 
-import logging
 import sqlite3
-import time
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from litefs_watch.consistency.faults import is_dead_connection, is_refused_write, sqlite_says
-from litefs_watch.consistency.marks import current_exchange, note_refused
+from litefs_watch.web.notes import note
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -38,58 +35,9 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine, ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-logger: logging.Logger = logging.getLogger("litefs_watch")
-
-DEAD_EVERY = 600.0
-"""Seconds: each connection of a pool dies, and a pool is large."""
+__all__ = ["Connection", "Cursor", "note", "watch_aiosqlite", "watch_engine"]
 
 AnyEngine = TypeVar("AnyEngine", bound="Engine | AsyncEngine | type[Engine]")
-
-
-class DeadConnections:
-    """Says that there are some, not each by itself."""
-
-    def __init__(self) -> None:
-        self._said_at = float("-inf")
-
-    def say(self, error: BaseException, remedy: str | None = None) -> None:
-        """``remedy`` is what is done about it; by default, what is to be done."""
-        now = time.monotonic()
-        if now < self._said_at + DEAD_EVERY:
-            return
-        self._said_at = now
-        logger.warning(
-            "LiteFS was started anew, or is down: each statement over a connection from before fails (%s), whether it reads "
-            "or writes. %s",
-            sqlite_says(error),
-            remedy or _REMEDY,
-        )
-
-
-_REMEDY = (
-    "Close such connections: watch_engine(engine) of litefs_watch.refusals does so in SQLAlchemy's pool, and "
-    "litefs_watch.django in Django; elsewhere use one for each request, or an age (CONN_MAX_AGE, pool_recycle)"
-)
-
-dead_connections: DeadConnections = DeadConnections()
-"""Of this process."""
-
-
-def note(error: BaseException, *, remedy: str | None = None) -> bool:
-    """What a driver has raised. Whatever it is, it may be told. Returns whether its connection is dead: close it.
-
-    ``remedy`` is what the log then says of it.
-    """
-    if is_refused_write(error):
-        note_refused(error)
-        return False
-    if not is_dead_connection(error):
-        return False
-    dead_connections.say(error, remedy)
-    exchange = current_exchange.get()
-    if exchange is not None and exchange.writes:  # it belongs on the primary, whatever its connection was
-        note_refused(error)
-    return True
 
 
 def watch_engine(engine: AnyEngine) -> AnyEngine:

@@ -13,14 +13,16 @@ from django.db import connections
 from django.db.backends.signals import connection_created
 from django.db.utils import DatabaseErrorWrapper
 
-from litefs_watch.refusals import note
+from litefs_watch.web.notes import note
 
 
 class _Noting(DatabaseErrorWrapper):
     """As Django's; what the driver has raised is noted first."""
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if error is not None and note(error, remedy="Django closes each at the end of the request that has met it"):
+        if error is None:
+            return
+        if note(error, remedy="Django closes each at the end of the request that has met it"):
             self.wrapper.close_at = time.monotonic()  # as if of CONN_MAX_AGE: to Django, one to SQLite is always usable
         super().__exit__(kind, error, traceback)
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import ClassVar
 
-from litefs_watch import refusals
 from litefs_watch.changes import Role
 from litefs_watch.consistency import PIN, Action, Confirm, Exchange, Hold, Look, Node, Options, Policy, Token, Wait
 from litefs_watch.consistency.exchange import Undone
@@ -23,6 +22,7 @@ from litefs_watch.position import Position, Where
 from litefs_watch.sources.ltx import where_on_disk
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.watcher import Watcher
+from litefs_watch.web import notes
 from litefs_watch.web.budget import Budget
 from litefs_watch.web.checks import LostTransactions, SecureCookie
 
@@ -225,5 +225,5 @@ class Gate:
     def is_fault_of_node(self, exchange: Exchange, error: BaseException) -> bool:
         """Whether the exception may say that the request belongs elsewhere, so that `failed` is to be asked."""
         if is_dead_connection(error):
-            refusals.dead_connections.say(error)
+            notes.dead_connections.say(error)
         return self.policy.failed(exchange, self.node(exchange), error) is not None

@@ -29,12 +29,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from litefs_watch import NotPrimary, Role, WrongInstance, refusals
+from litefs_watch import NotPrimary, Role, WrongInstance
 from litefs_watch.asgi import LiteFSMiddleware, mark_failed, mark_written
 from litefs_watch.asgi.types import Receive, Scope, Send
 from litefs_watch.halt import Halt, halt, halted
 from litefs_watch.halt.client import HolderClient
 from litefs_watch.refusals import Connection, note, watch_aiosqlite, watch_engine
+from litefs_watch.web import notes
 from tests.asgi.fakes import FakeWatcher, Reply, call, replica
 from tests.refusing import allow_writes, database, kill_connections, refuse_writes
 
@@ -57,7 +58,7 @@ def refused() -> sqlite3.OperationalError:
 @pytest.fixture(autouse=True)
 def nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log of dead connections is the process's."""
-    monkeypatch.setattr(refusals, "dead_connections", refusals.DeadConnections())
+    monkeypatch.setattr(notes, "dead_connections", notes.DeadConnections())
 
 
 # The drivers: each gives a function that writes, over a connection that is open by now, and one that reads.
@@ -222,7 +223,7 @@ async def test_a_read_over_a_dead_connection_stays_an_error(
         assert ("pool makes new ones" if renewed else "CONN_MAX_AGE, pool_recycle") in said
 
 
-async def test_one_that_nobody_catches_stays_too(caplog: pytest.LogCaptureFixture) -> None:
+async def test_one_that_nobody_catches_stays_too(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any driver that notes: the error goes on, and is said. A write method belongs on the primary all the same."""
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorname = "SQLITE_IOERR_LOCK"
@@ -231,12 +232,12 @@ async def test_one_that_nobody_catches_stays_too(caplog: pytest.LogCaptureFixtur
         watcher.become(Role.REPLICA, "node-b")
         raise error
 
-    for method in ("GET", "GET"):
-        watcher = replica()
+    watcher = replica()
+    for every, times in ((notes.DEAD_EVERY, 1), (notes.DEAD_EVERY, 1), (0, 2)):
+        monkeypatch.setattr(notes, "DEAD_EVERY", every)
         with pytest.raises(sqlite3.OperationalError):
-            await call(LiteFSMiddleware(app, watcher.watcher), method)
-    (said,) = caplog.messages
-    assert said.startswith(DEAD)
+            await call(LiteFSMiddleware(app, watcher.watcher), "GET")
+        assert [message.startswith(DEAD) for message in caplog.messages] == [True] * times
     watcher = FakeWatcher()
     assert is_replay(await call(LiteFSMiddleware(app, watcher.watcher), "POST"))
 

@@ -18,11 +18,12 @@ from django.http import HttpRequest, HttpResponse
 from django.test import AsyncRequestFactory, RequestFactory, override_settings
 
 import litefs_watch.django
-from litefs_watch import Role, refusals
+from litefs_watch import Role
 from litefs_watch.django import LiteFSMiddleware, get_watcher
 from litefs_watch.django.apps import LiteFSWatchConfig
 from litefs_watch.django.connections import watch_connections
 from litefs_watch.testing import SimulatedNode
+from litefs_watch.web import notes
 from litefs_watch.wsgi import LiteFSMiddleware as Around
 from tests.django.configured import configure
 from tests.refusing import database, kill_connections, refuse_writes
@@ -39,7 +40,7 @@ Ask = Callable[[View], HttpResponse]
 @pytest.fixture(autouse=True)
 def nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log of dead connections is the process's."""
-    monkeypatch.setattr(refusals, "dead_connections", refusals.DeadConnections())
+    monkeypatch.setattr(notes, "dead_connections", notes.DeadConnections())
 
 
 @pytest.fixture
