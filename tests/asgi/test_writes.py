@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -177,8 +178,17 @@ async def test_a_strategy_that_does_not_count_sends_on_once() -> None:
     assert asked == ["node-b"]
 
 
-async def test_all_nodes_together_hold_a_write_no_longer_than_one() -> None:
-    """What it has waited elsewhere is not waited here."""
+async def test_all_nodes_together_hold_a_write_no_longer_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has waited elsewhere is not waited here, and what it has waited here it takes along."""
+    now, watcher = [7.0], unknown()
+    monkeypatch.setattr("litefs_watch.web.gate.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def elect() -> None:
+        now[0] += 1.3
+        watcher.become(Role.REPLICA, "node-c")
+
+    watcher.during = elect
+    assert (await ask(watcher, "POST")).header("fly-replay") == "instance=node-c;state=litefs.1.13"
     for tenths, left in ((13, [("primary", 3.7)]), (50, []), (9999, [])):
         watcher = unknown()
         assert is_refusal(await ask(watcher, "POST", "/", [("litefs-forwarded", f"node-c;state=litefs.1.{tenths}")]))
