@@ -212,6 +212,23 @@ def test_in_threads() -> None:
         assert cookies("GET", "/") == {}
 
 
+async def test_they_have_one_budget() -> None:
+    """The one that waits for a database takes the place of one that would wait for the other."""
+    watcher, arrived, waiting = replica(), anyio.Event(), anyio.Event()
+
+    async def wait_for_tx(*_: Any, **__: Any) -> None:
+        waiting.set()
+        await arrived.wait()
+
+    watcher.wait_for_tx = wait_for_tx  # type: ignore[assignment, method-assign]
+    app = both(Handler(), watcher.watcher, nested=False, max_waiting=1, on_timeout="error")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call, app, "GET", "/", [("cookie", f"{APP}={Position(99, 1)}")])
+        await waiting.wait()
+        assert (await call(app, "GET", "/", [("cookie", f"{USERS}={Position(99, 1)}")])).status == 503
+        arrived.set()
+
+
 def test_names() -> None:
     """The watcher's own database has the plain ones; no two others have the same."""
     watcher = FakeWatcher().watcher

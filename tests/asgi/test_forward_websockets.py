@@ -83,8 +83,9 @@ def test_through_real_servers(server: str, primary: tuple[Live, str]) -> None:
 
     async def converse(port: int) -> None:
         protocols = [Subprotocol("a"), Subprotocol("b")]
+        headers = {"x-token": "1", "fly-replay-src": "instance=node-c"}  # sent here by another node: a second hop
         url = f"ws://127.0.0.1:{port}/live/hello?y[]=1"
-        async with connect(url, subprotocols=protocols, additional_headers={"x-token": "1"}) as socket:
+        async with connect(url, subprotocols=protocols, additional_headers=headers) as socket:
             assert socket.subprotocol == "b"
             seen = json.loads(await socket.recv())
             assert seen["target"] == "/live/hello?y[]=1"
@@ -92,7 +93,7 @@ def test_through_real_servers(server: str, primary: tuple[Live, str]) -> None:
             assert seen["headers"]["host"] == f"127.0.0.1:{port}"
             assert seen["headers"]["x-forwarded-for"] == "127.0.0.1"
             assert seen["headers"]["x-forwarded-proto"] == "http"
-            assert seen["headers"]["litefs-forwarded"] == "node-a"
+            assert seen["headers"]["litefs-forwarded"] == "node-a;state=litefs.2.0"
             for said in ("é", b"\x00\xff", "x" * 300_000, *(() if server == "daphne" else ("", b""))):  # it drops empty ones
                 await socket.send(said)
                 assert await socket.recv() == said
