@@ -53,7 +53,8 @@ class Run:
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"timeout": 0.05, "hold_writes": 0.2, "primary_paths": [TOUCH], "monotonic": self.monotonic}
+        budget = {"max_waiting": self.clients, "max_held": self.clients}  # each has a thread
+        return {"timeout": 0.05, "hold_writes": 0.2, "primary_paths": [TOUCH], "monotonic": self.monotonic} | budget
 
 
 @dataclass
