@@ -1,4 +1,4 @@
-"""The README's code is run, and its promises are kept in step with the repository."""
+"""The code of the README and of the documents is run, and their promises are kept in step with the repository."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from litefs_watch.watchers import blocking
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+DOCS = {path.relative_to(ROOT / "docs").as_posix(): path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))}
+BLOCKS = {code for text in [README, *DOCS.values()] for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)}
 
 
 def block(words: str) -> str:
@@ -74,7 +75,7 @@ def test_the_example_is_short() -> None:
 
 def test_the_second_example_runs(environment: SimulatedNode) -> None:
     """On a node whose directory stands for /litefs."""
-    code = block("asyncio" if "asyncio.run" in README else "anyio.run(main)")
+    code = block("anyio.run(main)")
     settings = f'Settings({str(environment.litefs_dir)!r}, "app.db", api_url={environment.api_url!r})'
     assert 'Settings("/litefs", "app.db")' in code
     output = run(code.replace('Settings("/litefs", "app.db")', settings), {})
@@ -141,7 +142,7 @@ def test_every_python_block_is_run_here() -> None:
 
 def test_the_settings_table_has_every_setting() -> None:
     """And no other."""
-    table = README.split("## Settings")[1].split("## ")[0]
+    table = DOCS["settings.md"]
     rows = {
         name for row in table.splitlines() if row.startswith("| `") for name in re.findall(r"`(\w+)`", row.split("|")[1])
     }
@@ -174,7 +175,7 @@ def test_the_table_of_litefs_js_calls_is_whole() -> None:
     """Every call of `litefs_watch.litefs_js` stands in it, and nothing that does not exist."""
     from litefs_watch import litefs_js
 
-    table = README.split("### Coming from litefs-js")[1].split("\n## ")[0]
+    table = DOCS["howto/litefs-js.md"]
     rows = [row.split("|")[2] for row in table.splitlines() if row.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`(?:litefs_js\.)?(\w+)\(", row)}
     assert named == {name for name in litefs_js.__all__ if name[0].islower()}
