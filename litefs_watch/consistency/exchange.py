@@ -147,7 +147,7 @@ class Exchange:
     """Of a request that was let in as PRIMARY, and that failed since this node is not any more: what it has committed, if it
     has, is in a transaction up to this one. It is not sent on: it would run twice."""
 
-    halted = False
+    halted: bool = False
     """Whether it has held the HALT lock: it may have committed on a node that is no primary. It is not sent on, either."""
 
     outer: Exchange | None = None
