@@ -51,12 +51,14 @@ class CommitWatch:
             (version,) = self._connection.execute("PRAGMA data_version").fetchone()
             if version == self._version:
                 return None
+            (mode,) = self._connection.execute("PRAGMA journal_mode").fetchone()
             image = self._connection.serialize()
         finally:
             self._connection.execute("ROLLBACK")
         # A checkpoint, and who writes after it before it is done, change the version like a commit; not this counter, which
         # is the image's where it is the same before and after.
-        committed = counter is None or not counter == self._counter == self._transactions()
+        # A database that was dropped and made again may have its predecessor's index beside it.
+        committed = mode != "wal" or counter is None or not counter == self._counter == self._transactions()
         self._version, self._counter = version, counter
         return image if committed else None
 

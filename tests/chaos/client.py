@@ -41,6 +41,7 @@ class Record:
         self.false_alarms: list[str] = []
         """Answers that were sure of a loss, of nodes that were not the primary, whose history is the one that counts."""
         self._leaders: list[tuple[int, str]] = []
+        self._dead: list[tuple[str, float]] = []
         self.statuses: Counter[int] = Counter()
         self.errors: Counter[str] = Counter()
         self.over = False
@@ -66,11 +67,22 @@ class Record:
             yield
             self._leaders.append((next(self._tick), hostname))
 
+    def dies(self, hostname: str) -> None:
+        """Until `lives` its LiteFS is dead, and what it has left in an ordinary directory is what it was."""
+        with self._leading:
+            self._dead.append((hostname, float("inf")))
+
+    def lives(self, hostname: str) -> None:
+        with self._leading:
+            self._dead = [(name, min(until, next(self._tick)) if name == hostname else until) for name, until in self._dead]
+
     def leaders(self, start: int) -> set[str]:
-        """Who has been the primary since then; nobody where the cluster doesn't say."""
+        """Who has been the primary since then, or was dead and can't know that it is not; nobody where the cluster doesn't
+        say."""
         with self._leading:
             before = [leader for tick, leader in self._leaders if tick <= start][-1:]
-            return {*before, *(leader for tick, leader in self._leaders if tick > start)}
+            dead = [hostname for hostname, until in self._dead if until > start]
+            return {*before, *(leader for tick, leader in self._leaders if tick > start), *dead}
 
     def wait_for(self, begun: int, timeout: float) -> bool:
         """Wait until so many requests have begun, at most ``timeout`` seconds. False where all is over."""
@@ -152,7 +164,7 @@ class Client:
         if response.header(LOST_HEADER) is not None:
             leaders = self._record.leaders(start)
             if leaders and trail[-1].partition(":")[0] not in leaders:
-                self._record.false_alarms += trail
+                self._record.false_alarms += [*trail, f"from {start} to {end} the primary was {leaders}"]
         self.keep(session, response)
         ok = response.status == 200
         self._record.statuses[response.status] += 1

@@ -57,13 +57,18 @@ class Simulated(Scene):
         return Driver(faults, chance, self.run.record, left_out=self.run.left_out)
 
     def _show(self, node: SimulatedNode) -> None:
-        self._cluster.sync()
-        if not node.running:
+        deadline = time.monotonic() + FROZEN
+        shown = False
+        while not shown and time.monotonic() < deadline:  # a frozen LiteFS would not have let it commit, nor read
+            thawed = wait_until_thawed(node, deadline)
+            self._cluster.sync()
+            shown = thawed and not node.frozen
+        if not shown or not node.running:
             raise sqlite3.OperationalError("disk I/O error")
 
     def _watch_leading(self, node: SimulatedNode) -> None:
         """Have it recorded when a node becomes the primary: somebody who looks now and then would miss some."""
-        become_primary, restart = node.become_primary, node.restart
+        become_primary, restart, kill = node.become_primary, node.restart, node.kill
 
         def recorded(*args: Any, **options: Any) -> None:
             with self.run.record.leads(node.hostname):
@@ -72,22 +77,30 @@ class Simulated(Scene):
         def restarted(**options: Any) -> None:
             with self.run.record.leads(node.hostname) if options.get("primary", "") is None else nullcontext():
                 restart(**options)
+            self.run.record.lives(node.hostname)
 
-        node.become_primary, node.restart = recorded, restarted  # type: ignore[method-assign]
+        def killed() -> None:
+            self.run.record.dies(node.hostname)
+            kill()
+
+        node.become_primary, node.restart, node.kill = recorded, restarted, killed  # type: ignore[method-assign]
 
     def log(self) -> list[str]:
         with closing(self._cluster.connect()) as connection:
             return newest(connection, -1)[::-1]
 
 
+def wait_until_thawed(node: SimulatedNode, deadline: float) -> bool:
+    while node.frozen and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return not node.frozen
+
+
 def connector(cluster: SimulatedCluster, node: SimulatedNode) -> Connect:
     """Opens a node's database as it is on LiteFS: not at all where the process has died, and later where it is frozen."""
 
     def connect(*, writing: bool) -> sqlite3.Connection:
-        deadline = time.monotonic() + FROZEN
-        while node.frozen and time.monotonic() < deadline:
-            time.sleep(0.002)
-        if not node.running or node.frozen:
+        if not wait_until_thawed(node, time.monotonic() + FROZEN) or not node.running:
             raise sqlite3.OperationalError("disk I/O error")
         if writing and not node.is_primary:  # a hand-over has it that the next primary's file can be written a bit too soon
             raise sqlite3.OperationalError("attempt to write a readonly database")

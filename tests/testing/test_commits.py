@@ -213,3 +213,15 @@ def test_each_wal_index_counts_anew(path: Path, monkeypatch: pytest.MonkeyPatch)
         with closing(sqlite3.connect(path, isolation_level=None)) as second:
             second.execute("INSERT INTO t VALUES (2)")
             assert watch.image() is not None
+
+
+def test_an_index_that_is_left_over_hides_no_commit(tmp_path: Path) -> None:
+    """Of a database in WAL mode that was here before this one, which has no WAL."""
+    path = tmp_path / "app.db"
+    with closing(sqlite3.connect(path)) as connection, closing(CommitWatch(path)) as watch:
+        connection.execute("CREATE TABLE t (x)")
+        (tmp_path / "app.db-shm").write_bytes(bytes(32768))
+        watch.image()
+        by_commit(connection)
+        assert watch.image() is not None
+        assert watch.image() is None
