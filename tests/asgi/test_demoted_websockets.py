@@ -20,11 +20,14 @@ from starlette.websockets import WebSocket
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from litefs_watch import NotPrimary
+from litefs_watch import BlockingWatcher, NotPrimary, Watcher
+from litefs_watch.asgi import LiteFSMiddleware
 from litefs_watch.asgi.types import Receive, Scope, Send
 from litefs_watch.consistency.marks import note_refused
+from litefs_watch.testing import SimulatedNode
+from litefs_watch.watchers.bridge import AwaitableWatcher
 from tests.asgi.fakes import FakeWatcher, replica
-from tests.asgi.websocket_clients import around, client, ends
+from tests.asgi.websocket_clients import LIVE, Echo, around, client, ends
 from tests.servers import serve
 
 REFUSED = sqlite3.OperationalError("attempt to write a readonly database")
@@ -58,6 +61,22 @@ def test_through_real_servers(server: str) -> None:
 
     with serve(server, "tests.websocket_app:app") as port:
         asyncio.run(asyncio.wait_for(converse(port), 30))
+
+
+@pytest.mark.parametrize("of_threads", [False, True])
+async def test_by_watchers_of_either_kind(of_threads: bool) -> None:
+    """One of this event loop, and one whose changes are told in another thread."""
+    with SimulatedNode() as node:
+        blocking = BlockingWatcher(node.settings())
+        watcher: Any = AwaitableWatcher(blocking) if of_threads else Watcher(node.settings())
+        await watcher.start()
+        try:
+            async with client(LiteFSMiddleware(Echo(), watcher, primary_paths=LIVE)) as one:
+                node.lose_primary()
+                node.set_primary("node-b")
+                assert await one.hear() == "1012"
+        finally:
+            await (anyio.to_thread.run_sync(blocking.stop) if of_threads else watcher.stop())
 
 
 # What a handler is refused once it has accepted.
