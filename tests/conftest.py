@@ -49,6 +49,8 @@ sys.addaudithook(_refuse_on_trio)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; the commands under test inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup, likewise
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 Watcher(Settings("/nowhere"))  # what the first watcher imports and builds reads files: once, and not in a test
 
