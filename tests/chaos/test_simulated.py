@@ -54,7 +54,7 @@ def test_own_writes_are_read_without_monotonic() -> None:
     check(run_wsgi(Simulated(Run(REQUESTS, monotonic=False))))
 
 
-def tested() -> Counter[str]:
+def put_to_the_test() -> Counter[str]:
     counts = Counter({str(name): 0 for name in Guarantee})
     for outcome in outcomes:
         counts.update(outcome.report.tested)
@@ -66,8 +66,8 @@ def test_all_was_put_to_the_test() -> None:
     runs more: what waits too long is refused, and tests nothing."""
     if len(outcomes) < RUNS:
         pytest.skip(f"{len(outcomes)} of {RUNS} runs took place")
-    while min(tested().values()) < OFTEN and len(outcomes) < 2 * RUNS:
+    while min(put_to_the_test().values()) < OFTEN and len(outcomes) < 2 * RUNS:
         check(run_wsgi(Simulated(Run(REQUESTS))))
-    assert min(tested().values()) >= OFTEN, tested()
+    assert min(put_to_the_test().values()) >= OFTEN, put_to_the_test()
     missing = [outcome.driver.missing for outcome in outcomes if isinstance(outcome.driver, Driver)]
     assert not set.intersection(*missing)
