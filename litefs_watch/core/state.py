@@ -87,7 +87,6 @@ class NodeState:
         self._following = Following()  # rule 10
         self._tenure = Tenure(lease_ttl)  # rule 11
         self._vouched_at = _NEVER  # since when somebody vouches for what this node has
-
         self._gone_at = _NEVER  # when LiteFS was last known to be gone (rule 9) …
         self._went_back_at: dict[str, float] = {}  # … and when an event last said that this database went back
 
@@ -150,7 +149,6 @@ class NodeState:
             case StreamEnded():
                 self._streaming = False
                 self._is_gone(reading.began)
-                self.histories.doubt()
                 changes = self._claim(NOBODY, reading.began, sure=True) if self._away else []
                 self._look_again(reading.began)
             case Silence():
@@ -178,6 +176,7 @@ class NodeState:
         self._following.begun = False
         self.here.clear()
         self.met.clear()
+        self.histories.doubt()
 
     def _offer(self, database: str) -> None:  # let its position, and those before it, meet waits, if they may
         read_at = self._read_at[database]
@@ -304,7 +303,6 @@ class NodeState:
         self._away = read.mount is Mount.AWAY or (self._mounted and read.mount is Mount.ORDINARY)
         if self._away:
             self._is_gone(read.began)
-            self.histories.doubt()
             self.lag_ms = None
             self._tenure.look(read.began, primary=False, resumed=False)
             if self._streaming:  # a wrong directory, or none yet: LiteFS's own word stands
