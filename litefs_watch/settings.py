@@ -63,7 +63,7 @@ class Settings(BaseModel):
 
     silence: Seconds = 3.0
     """Seconds without an answer from any source after which the role is UNKNOWN (a frozen LiteFS). At least
-    ``idle_interval``: nobody answers who is not asked."""
+    ``idle_interval``: nobody answers who is not asked. For as long as the event loop was blocked they don't count."""
 
     lease_ttl: Seconds = 10.0
     """Seconds that a primary's lease lasts (``lease.consul.ttl``), and is renewed at half of it. After a standstill of more

@@ -129,9 +129,6 @@ class LiteFSMiddleware:
         request = receive if self._heedless else Body(receive)
         reply = late = websocket = None
         sends: Send = send
-        if kind == "websocket" and self._websockets.concern(exchange):
-            websocket = OpenWebSocket(self._websockets, request, send)
-            sends = websocket.send
         if exchange.writes and exchange.before is not None and exchange.role is Role.PRIMARY and kind == "http":
             reply = Reply(self._gate, self._responder, exchange, scope, request, sends)
             late = reply.late = LateResponse(self._gate, exchange, given, sends, self._late, reply.answer_reset)
@@ -152,7 +149,11 @@ class LiteFSMiddleware:
             return sends(message)
 
         try:
-            await self.app(given, request if websocket is None else websocket.receive, send_marked)
+            if kind == "websocket" and self._websockets.concern(exchange):
+                websocket = OpenWebSocket(self._websockets, request, send_marked)  # what answers in its place is none
+                await self.app(given, websocket.receive, websocket.send)
+            else:
+                await self.app(given, request, send_marked)
             if late is not None:
                 await late.finish()
         except Exception as error:

@@ -18,10 +18,10 @@ from websockets.typing import Subprotocol
 
 import litefs_watch.asgi.forwarder
 import litefs_watch.asgi.websockets  # noqa: F401 - what these import reads files: once, and not in a test
-from litefs_watch import NotPrimary
+from litefs_watch import NotPrimary, Role
 from litefs_watch.asgi import Forward, LiteFSMiddleware
 from litefs_watch.asgi.types import Message, Receive, Scope, Send
-from tests.asgi.fakes import replica, scope_of
+from tests.asgi.fakes import FakeWatcher, replica, scope_of
 from tests.asgi.serving import serve
 from tests.asgi.test_forward import Primary
 from tests.asgi.test_forward_uploads import replica as served
@@ -131,14 +131,17 @@ class Client:
 
 
 @asynccontextmanager
-async def client(url: str, path: str, app: Any = None, **others: Any) -> AsyncIterator[Client]:
+async def client(
+    url: str, path: str, app: Any = None, watcher: FakeWatcher | None = None, **others: Any
+) -> AsyncIterator[Client]:
     """A client of a replica that forwards to ``url``; the application is ``app``, else nothing runs here."""
 
     async def unreached(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError("the application ran on the replica")
 
-    paths = [] if app else ["/*"]
-    middleware = LiteFSMiddleware(app or unreached, replica().watcher, replay=Forward(url), primary_paths=paths)
+    paths = [] if app and watcher is None else ["/*"]
+    watcher = watcher or replica()
+    middleware = LiteFSMiddleware(app or unreached, watcher.watcher, replay=Forward(url), primary_paths=paths)
     one = Client(middleware, path, **others)
     try:
         async with anyio.create_task_group() as tasks:
@@ -204,6 +207,25 @@ async def test_a_handler_that_says_so(primary: tuple[Live, str]) -> None:
         assert (b"x-answer", b"42") in (await one.hear())["headers"]
         seen = json.loads((await one.hear())["text"])
         assert seen["headers"]["x-forwarded-proto"] == "https"
+        await one.say(bytes=b"x", text=None)
+        assert (await one.hear())["bytes"] == b"x"
+        await one.say(text="bye")
+        assert (await one.hear())["code"] == 4321
+
+
+async def test_one_that_was_let_in_on_the_primary(primary: tuple[Live, str]) -> None:
+    """Which is none any more when its handler asks: what is sent on is open on the new one, and not closed here."""
+    watcher = FakeWatcher()
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "websocket.connect"
+        watcher.become(Role.REPLICA, "node-b")
+        raise NotPrimary("node-b")
+
+    async with client(primary[1], "/live/hello", handler, watcher) as one:
+        assert (b"x-answer", b"42") in (await one.hear())["headers"]
+        await one.hear()
+        await anyio.wait_all_tasks_blocked()
         await one.say(bytes=b"x", text=None)
         assert (await one.hear())["bytes"] == b"x"
         await one.say(text="bye")
