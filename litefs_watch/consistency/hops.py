@@ -1,12 +1,12 @@
 """How often a request has been sent on, by whom, and how long it has waited: what travels with a replay. Bytes in and out.
 
-=====================================================  ================================================================
-header                                                 from
-=====================================================  ================================================================
+======================================================  ===============================================================
+header                                                  from
+======================================================  ===============================================================
 ``fly-replay-src: instance=HOST;region=…;state=STATE``  Fly's edge, with the ``state`` that `FlyReplay` has given
-``litefs-forwarded: HOST;state=STATE``                 `Forward`: the node that has sent it on
-``fly-replay-failed: …``                               Fly's edge: it may not be replayed again
-=====================================================  ================================================================
+``litefs-forwarded: HOST;state=STATE``                  `Forward`: the node that has sent it on
+``fly-replay-failed: …``                                Fly's edge: it may not be replayed again
+======================================================  ===============================================================
 
 STATE is ``litefs.HOPS.TENTHS``: hops made, and tenths of a second waited in all. The first hop of a request that has hardly
 waited needs none, and looks as litefs-js's does; so does one of somebody who does not count, or who has a state of his own.
@@ -30,7 +30,8 @@ from typing import NamedTuple
 from litefs_watch.consistency.tokens import sign
 
 MOST_HOPS = 3
-"""Two more than the first: a client's node, the old primary, which knows the new one, and that one's belief in a third."""
+"""The first, to whom a node believes to be the primary; from the old primary to the new one; and one more, where that one
+has handed over, too."""
 
 HOSTNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}")
 """A name that can be sent to, or has sent: nothing in it can end a header, a field or a host."""
