@@ -7,7 +7,7 @@ transaction renames a file into ``dbs/DB/ltx/``, a moment *before* it is applied
 watchfiles returns after two steps without news, so ``step`` is its latency and its price: 1 ms costs 2 % of a core, 50 ms
 costs 0.2 %. The slow watch runs always, the quick one only while somebody waits. Neither is trusted: a timeout may have lost
 an event and the queue may have overflown, so each wake and each timeout means 'look again'; and a watch on a folder that was
-removed, unmounted or made anew is silent for ever, so the folders' identity is checked once a second.
+removed, unmounted or made anew is silent for ever, so the folders' identity is checked once a second, in the rounds.
 """
 
 from __future__ import annotations
@@ -15,27 +15,25 @@ from __future__ import annotations
 import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import anyio
-import watchfiles
-from anyio.lowlevel import current_token
 
 from litefs_watch.core.readings import Mount
 from litefs_watch.settings import DEFAULT_DATA_DIR
 from litefs_watch.sources import Health
 from litefs_watch.sources.directory import current_mount_kind
-from litefs_watch.sources.thread import CallThread, call_soon
+from litefs_watch.sources.inotify import QUICK_STEP, SLOW_STEP, Watch
+from litefs_watch.sources.rounds import Outcome, Visit
+from litefs_watch.sources.thread import CallThread
 
 CHECK_INTERVAL = 1.0
 """Seconds between two checks that the watched folders are still the same ones."""
-QUICK_STEP, SLOW_STEP = 1, 50
-"""Milliseconds; see above."""
+PLAN_INTERVAL = 10.0
+"""Seconds between two considerations of what to watch, while those folders are the same ones."""
 LINGER = 1.0
 """Seconds that the quick watch stays after the last waiter: starting one costs more than that."""
 FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0
@@ -44,20 +42,8 @@ _SETUP = 0.005  # seconds: within this a new watch is in place; what happened be
 
 _LTX = re.compile(r"[0-9a-f]{16}-([0-9a-f]{16})\.ltx")
 
-_THREAD = "litefs_watch inotify"
-
-T = TypeVar("T")
-
 Folders = dict[Path, tuple[int, int]]
 """The folders to watch, and the identity of each (device, inode)."""
-
-
-def _not_ours(record: logging.LogRecord) -> bool:
-    return not (record.threadName or "").startswith(_THREAD)
-
-
-# watchfiles logs each wake at INFO: several lines a second, where an application logs at that level.
-logging.getLogger("watchfiles.main").addFilter(_not_ours)
 
 
 class FolderWatch:
@@ -94,10 +80,11 @@ class FolderWatch:
         self._mount = mount
         self._thread = CallThread("litefs_watch folders")
         self._stirred = anyio.Event()
+        self._visit: Visit
         self._folders: Folders = {}
         self._on_data = False
-        self._slow: _Watch | None = None
-        self._quick: _Watch | None = None
+        self._slow: Watch | None = None
+        self._quick: Watch | None = None
         self._failure: str | None = None  # why the last watch failed, until the next one has proven itself
         self._failed_at = self._retry_at = float("-inf")
         self._pause = FIRST_PAUSE
@@ -118,6 +105,7 @@ class FolderWatch:
         """Watch until cancelled. Where it raises it can be run again."""
         self._thread, self._stirred = CallThread("litefs_watch folders"), anyio.Event()
         self._folders, self._check_at, self._error = {}, 0.0, None
+        self._visit = Visit(self._compare)
         quick_until = 0.0
         needed_then = self._needed()
         try:
@@ -130,7 +118,7 @@ class FolderWatch:
                     continue
                 now = time.monotonic()
                 if now >= self._check_at or self._needed() != needed_then:
-                    self._check_at, needed_then = now + CHECK_INTERVAL, self._needed()
+                    needed_then = self._needed()
                     await self._check()
                 if self._hurried():
                     quick_until = now + LINGER
@@ -138,10 +126,12 @@ class FolderWatch:
                         self._quick = self._start(QUICK_STEP)
                 elif now >= quick_until:
                     self._stop_quick()
-                with anyio.move_on_after(CHECK_INTERVAL):
+                next_check = max(0.0, self._check_at - time.monotonic())
+                with anyio.move_on_after(next_check if self._quick is None else min(CHECK_INTERVAL, next_check)):
                     await self._stirred.wait()
                 self._stirred = anyio.Event()
         finally:
+            self._visit.cancel()
             self._stop_both()
 
     def _rests(self) -> bool:
@@ -149,12 +139,14 @@ class FolderWatch:
         if self._needed() or self._mount() is not Mount.LITEFS:
             return False
         self._stop_both()
+        self._visit.withdraw()
         self._folders = {}
         self.health.down(self._resting, level=logging.INFO)
         return True
 
     async def _check(self) -> None:
         """Watch what is there to be watched now."""
+        self._check_at = time.monotonic() + CHECK_INTERVAL
         needed, databases = self._needed(), self._databases()
         folders, on_data, detail = await self._thread.run(lambda: self._plan(needed, databases))
         if folders and time.monotonic() < self._retry_at:
@@ -168,6 +160,27 @@ class FolderWatch:
             self.health.down(detail, level=logging.INFO)
         elif self._failure is None:
             self.health.up(detail)
+        if self.covers:
+            self._check_at = time.monotonic() + PLAN_INTERVAL
+            self._await_visit()
+
+    def _await_visit(self) -> None:
+        """Have the folders' identity looked at in the rounds."""
+        if not self._visit.waiting and self._visit.withdraw():
+            first = next(iter(self._folders))
+            call = partial(_data_folders, first.parent) if self._on_data else partial(_identify, [first])
+            self._visit.at(time.monotonic() + CHECK_INTERVAL, call, slack=CHECK_INTERVAL / 4)
+
+    def _compare(self, outcome: Outcome) -> None:
+        """The rounds have looked at the folders. In the loop's thread, but in no task of ours."""
+        try:
+            if self.covers and outcome() == self._folders:
+                self._await_visit()
+                return
+            self._check_at = 0.0
+        except Exception as error:  # noqa: BLE001 - raised in `run`
+            self._error = error
+        self.stir()
 
     @property
     def covers(self) -> bool:
@@ -191,14 +204,13 @@ class FolderWatch:
                 True,
                 f"{silent}, and LiteFS's data directory is not known: set LITEFS_DATA_DIR (data_dir=) to it",
             )
-        dbs = data_dir / "dbs"
-        folders = _identify([dbs, *(dbs / name / "ltx" for name in sorted(_databases_in(data_dir)))])
+        dbs, folders = data_dir / "dbs", _data_folders(data_dir)
         if dbs not in folders:
             return {}, True, f"{silent}, and {dbs} is not there: set LITEFS_DATA_DIR (data_dir=) to LiteFS's 'data.dir'"
         return folders, True, f"watching LiteFS's data directory {data_dir}, since {silent}"
 
-    def _start(self, step: int) -> _Watch:
-        watch = _Watch(list(self._folders), step, self._changed, self._failed, self._raised)
+    def _start(self, step: int) -> Watch:
+        watch = Watch(list(self._folders), step, self._changed, self._failed, self._raised)
         self._look_at(time.monotonic() + _SETUP)
         return watch
 
@@ -269,61 +281,13 @@ def _identify(paths: list[Path]) -> Folders:
     return folders
 
 
+def _data_folders(data_dir: Path) -> Folders:
+    dbs = data_dir / "dbs"
+    return _identify([dbs, *(dbs / name / "ltx" for name in sorted(_databases_in(data_dir)))])
+
+
 def _databases_in(data_dir: Path) -> set[str]:
     try:
         return set(os.listdir(data_dir / "dbs"))
     except OSError:
         return set()
-
-
-class _Watch:
-    """A daemon thread in watchfiles, which calls back in the loop that made it."""
-
-    def __init__(
-        self,
-        folders: list[Path],
-        step: int,
-        on_change: Callable[[list[str]], None],
-        on_failure: Callable[[str], None],
-        on_error: Callable[[Exception], None],
-    ) -> None:
-        self._folders = folders
-        self._step = step
-        self._on_change = on_change
-        self._on_failure = on_failure
-        self._on_error = on_error
-        self._token = current_token()
-        self._stop = threading.Event()
-        threading.Thread(target=self._run, name=f"{_THREAD}, {step} ms", daemon=True).start()
-
-    def stop(self) -> None:
-        """Let the thread end, within a step; nothing is called back any more."""
-        self._stop.set()
-
-    def _run(self) -> None:
-        try:
-            for changes in watchfiles.watch(
-                *self._folders,
-                watch_filter=None,
-                step=self._step,
-                debounce=4 * self._step,  # under steady traffic there never are two steps without news
-                rust_timeout=50 * self._step,
-                yield_on_timeout=True,
-                stop_event=self._stop,
-                recursive=False,
-                force_polling=False,
-                raise_interrupt=False,
-            ):
-                paths = [path for _, path in changes]
-                if self._stop.is_set() or not call_soon(self._token, partial(self._deliver, self._on_change, paths)):
-                    return
-        except BaseException as error:  # noqa: BLE001 - OSError, watchfiles' own RuntimeError, its Rust's panic
-            call_soon(self._token, partial(self._deliver, self._on_failure, f"watchfiles: {error}"))
-
-    def _deliver(self, callback: Callable[[T], None], news: T) -> None:
-        if self._stop.is_set():
-            return
-        try:
-            callback(news)
-        except Exception as error:  # noqa: BLE001 - raised where the source runs
-            self._on_error(error)

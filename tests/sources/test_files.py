@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -182,6 +183,43 @@ async def test_a_new_database_in_the_data_directory_is_watched_too(tmp_path: Pat
             lambda: any(name == "new.db" for name, _ in recorder.expected),
             lambda: ltx(tmp_path, "new.db", 1, next(numbers)),
         )
+
+
+@pytest.mark.usefixtures("a_mount")
+async def test_a_folder_of_which_no_watch_tells_is_watched_too(
+    tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LiteFS makes a database's folder before the one in it."""
+    (tmp_path / "dbs" / "app.db" / "ltx").mkdir(parents=True)
+    monkeypatch.setattr(files_module, "PLAN_INTERVAL", 60.0)
+    async with running(recorder.watch(tmp_path / "litefs", tmp_path)) as watch:
+        monkeypatch.setattr(watch, "_data_changed", lambda _: None)
+        await recorder.until(lambda: watch.covers)
+        late = tmp_path / "dbs" / "new.db" / "ltx"
+        late.mkdir(parents=True)
+        await recorder.until(lambda: late in watch._folders)
+
+
+async def test_what_is_watched_is_compared_in_the_rounds(
+    tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is considered anew while the folders are the same; and what goes wrong there goes wrong in `run`."""
+    planned: list[int] = []
+    identify = files_module._identify
+    compared: list[int] = []
+
+    def compare(paths: list[Path]) -> files_module.Folders:
+        (compared if "rounds" in threading.current_thread().name else planned).append(1)
+        return identify(paths)
+
+    monkeypatch.setattr(files_module, "_identify", compare)
+    with pytest.RaisesGroup(ZeroDivisionError):
+        async with running(recorder.watch(tmp_path)) as watch:
+            await recorder.until(lambda: len(compared) > 5)
+            assert len(planned) <= 2
+            assert watch.covers
+            monkeypatch.setattr(files_module, "_identify", lambda _: 1 / 0)
+            await anyio.sleep(SOON)
 
 
 @pytest.mark.usefixtures("a_mount")
