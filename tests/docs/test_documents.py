@@ -66,3 +66,12 @@ def test_the_readme_names_the_extras() -> None:
     readme = (ROOT / "README.md").read_text()
     for extra in set(project["optional-dependencies"]) - {"test", "dev", "fuzz", "docs"}:
         assert f"[{extra}]" in readme
+
+
+def test_what_troubleshooting_quotes_is_said() -> None:
+    """Each message in its first column, by the package, word by word."""
+    code = "".join(path.read_text() for path in sorted((ROOT / "litefs_watch").rglob("*.py")))
+    rows = [line.split("|")[1] for line in PAGES["operate/troubleshooting.md"].splitlines() if line.startswith("| ")]
+    quoted = [words for row in rows for words in re.findall(r"`([^`]* [^`]*[.?)])`", row)]
+    assert len(quoted) >= 8
+    assert [words for words in quoted if words not in code] == []
