@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +19,9 @@ from litefs_watch.sources.thread import call_soon
 
 QUICK_STEP, SLOW_STEP = 1, 50
 """Milliseconds: a step of watchfiles is its latency, and its price."""
+
+END_LIMIT = 0.5
+"""Seconds that the interpreter's end waits for the threads at most."""
 
 _THREAD = "litefs_watch inotify"
 
@@ -48,7 +54,13 @@ class Watch:
         self._on_error = on_error
         self._token = current_token()
         self._stop = threading.Event()
-        threading.Thread(target=self._run, name=f"{_THREAD}, {step} ms", daemon=True).start()
+        self.thread: threading.Thread = threading.Thread(target=self._run, name=f"{_THREAD}, {step} ms", daemon=True)
+        _running.add(self)
+        try:
+            self.thread.start()
+        except BaseException:
+            _running.discard(self)
+            raise
 
     def stop(self) -> None:
         """Let the thread end, within a step; nothing is called back any more."""
@@ -73,6 +85,8 @@ class Watch:
                     return
         except BaseException as error:  # noqa: BLE001 - OSError, watchfiles' own RuntimeError, its Rust's panic
             call_soon(self._token, partial(self._deliver, self._on_failure, f"watchfiles: {error}"))
+        finally:
+            _running.discard(self)
 
     def _deliver(self, callback: Callable[[T], None], news: T) -> None:
         if self._stop.is_set():
@@ -81,3 +95,19 @@ class Watch:
             callback(news)
         except Exception as error:  # noqa: BLE001 - raised where the source runs
             self._on_error(error)
+
+
+_running: set[Watch] = set()
+
+
+def _end_all() -> None:
+    """A thread that comes back from watchfiles, which is Rust, while the interpreter ends, would abort the process."""
+    watches, until = list(_running), time.monotonic() + END_LIMIT
+    for watch in watches:
+        watch.stop()
+    for watch in watches:
+        watch.thread.join(max(0.0, until - time.monotonic()))
+
+
+atexit.register(_end_all)
+os.register_at_fork(after_in_child=_running.clear)

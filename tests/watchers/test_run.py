@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -261,6 +262,23 @@ def wait():
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
     assert done.stdout.strip() == ("" if "hung" in program else "closed")
+
+
+def test_the_interpreter_ends_when_no_thread_is_in_watchfiles(tmp_path: Path) -> None:
+    """One that comes back from its Rust later aborts the process: 'FATAL: exception not rethrown'."""
+    (tmp_path / "app.db-pos").write_text("0000000000000001/0000000000000001\n")
+    code = f"""
+import atexit, threading, time
+def threads():
+    return [thread.name for thread in threading.enumerate() if "inotify" in thread.name]
+atexit.register(lambda: print(threads()))
+from litefs_watch import BlockingWatcher, Settings
+watcher = BlockingWatcher(Settings({str(tmp_path)!r}, "app.db", api_url=None))
+watcher.start()
+assert threads()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
 def after_fork(watcher: Watcher, connection: Any) -> None:
