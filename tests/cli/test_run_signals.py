@@ -73,8 +73,10 @@ def test_a_second_signal_while_the_command_starts() -> None:
 
 
 # A migration that is asked to end, and takes its time: until its stdin ends.
-SLOW = "import os, signal; signal.signal(15, lambda *_: os.write(1, b'heard\\n')); print(os.getpid(), flush=True)\n"
-SLOW += "signal.pause(); signal.alarm(20); os.read(0, 1); os.write(1, b'tidied up\\n')"
+# Blocked until it is waited for: one that came just before a pause() would be heard, and the pause would not end.
+SLOW = "import os, signal; signal.signal(15, lambda *_: None); signal.pthread_sigmask(signal.SIG_BLOCK, [15])\n"
+SLOW += "print(os.getpid(), flush=True); signal.sigwait([15]); os.write(1, b'heard\\n')\n"
+SLOW += "signal.alarm(20); os.read(0, 1); os.write(1, b'tidied up\\n')"
 
 
 @contextmanager
