@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from litefs_watch.changes import Role
 from litefs_watch.position import Position
+from litefs_watch.printable import did_you_mean, safe
+
+RESTING = ("turned off", "resting")
+"""How the detail of a source begins that is not alive, and does not have to be."""
+
+_NAMED = 10  # databases that a message lists
+_COMPARED = 100  # names that a misspelt one is compared with: it costs 20 us each
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +73,30 @@ class Statistics:
     """Requests to this primary whose client had written what a fail-over has lost."""
     restarts: int = 0
     """How often a source failed through a fault of litefs_watch and was started anew."""
+
+
+def reasons(sources: Mapping[str, SourceStatus]) -> list[str]:
+    """Why nothing is known: what the sources miss that should be alive. inotify never tells a role."""
+    down = (source for name, source in sources.items() if name != "files" and not source.alive)
+    return [source.detail for source in down if not source.detail.startswith(RESTING)]
+
+
+def unseen(database: str, known: Iterable[str]) -> str:
+    """What is said of a database that has not been seen: which there are, and which may be meant."""
+    names = sorted(known)
+    if not names:
+        return "it has not been seen"
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    meant = did_you_mean(database, names) if len(names) <= _COMPARED else ""
+    return f"it has not been seen (there are {safe(', '.join(names[:_NAMED]))}{more}{meant})"
+
+
+def missing_database(status: Status, database: str | None) -> str | None:
+    """Why nothing is known of the database: others are here, and it is not. None where it is, where nobody could tell (no
+    primary is known, or the first replication is not done), and where there is none at all: the first one is still to come.
+    """
+    if database is None or database in status.positions or not status.positions:
+        return None
+    if status.role is Role.UNKNOWN or status.replicated is False:
+        return None
+    return f"there is no database {safe(database)!r}: {unseen(database, status.positions)}"

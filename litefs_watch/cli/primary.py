@@ -9,8 +9,9 @@ from litefs_watch.cli.deadline import Deadline
 from litefs_watch.cli.options import check_seconds, node_options
 from litefs_watch.cli.output import emit, warn
 from litefs_watch.cli.process import asynchronous
-from litefs_watch.operate.words import reasons, role_text
+from litefs_watch.operate.words import role_text
 from litefs_watch.printable import safe
+from litefs_watch.status import reasons
 
 
 @click.command("primary", short_help="Say who the primary is; status 0 if it is this node.")
@@ -39,6 +40,6 @@ async def command(settings: Settings, as_json: bool, timeout: float | None) -> i
     else:
         click.echo(role_text(status.role, status.primary))
     if status.role is Role.UNKNOWN:
-        for reason in reasons(status):
+        for reason in reasons(status.sources):
             warn(reason)
     return 0 if status.role is Role.PRIMARY else 1

@@ -16,8 +16,9 @@ from litefs_watch.cli.deadline import Deadline
 from litefs_watch.cli.options import check_seconds, node_options
 from litefs_watch.cli.output import emit, warn
 from litefs_watch.cli.process import ProcessGroup, asynchronous
-from litefs_watch.operate.words import reasons, role_text
+from litefs_watch.operate.words import role_text
 from litefs_watch.sources.http import HTTP_ERRORS, request
+from litefs_watch.status import reasons
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as a shell has it
 _ANSWER = 10.0  # seconds for LiteFS's answer to POST /promote, which it gives before the hand-off
@@ -93,7 +94,7 @@ async def prepare(
         try:
             await watcher.wait_for_primary(timeout=deadline.left)
         except WaitTimeout:
-            for reason in reasons(watcher.status):
+            for reason in reasons(watcher.status.sources):
                 warn(reason)
             raise
         introduce(watcher, as_json=as_json)

@@ -9,7 +9,8 @@ from litefs_watch.cli.deadline import Deadline
 from litefs_watch.cli.options import check_seconds, check_txid_argument, node_options
 from litefs_watch.cli.output import emit, warn
 from litefs_watch.cli.process import asynchronous
-from litefs_watch.operate.words import position_record, reasons
+from litefs_watch.operate.words import position_record
+from litefs_watch.status import reasons
 
 
 @click.command("wait", short_help="Wait until a transaction is here.")
@@ -34,7 +35,7 @@ async def command(settings: Settings, as_json: bool, txid: int, timeout: float |
     async with deadline.watcher(settings) as watcher:
         if timeout is None and watcher.position() is None and not settings.standalone:
             # Who waits for ever should know that it may be for ever.
-            why = "; ".join(reasons(watcher.status)) or f"is it in {settings.litefs_dir}?"
+            why = "; ".join(reasons(watcher.status.sources)) or f"is it in {settings.litefs_dir}?"
             warn(f"{database} has not been seen yet ({why}); waiting")
         position = await watcher.wait_for_tx(txid, timeout=deadline.left)
     if as_json:

@@ -11,7 +11,8 @@ from litefs_watch.cli.deadline import Deadline
 from litefs_watch.cli.options import check_seconds, node_options
 from litefs_watch.cli.output import emit, warn
 from litefs_watch.cli.process import asynchronous
-from litefs_watch.operate.words import reasons, role_text
+from litefs_watch.operate.words import role_text
+from litefs_watch.status import missing_database, reasons
 
 MAX_LAG = 10.0  # seconds; the limit of the health check in LiteFS's own proxy (http/proxy_server.go: DefaultMaxLag)
 _LOOK = 0.02  # seconds between two looks at what the watcher knows, which costs no I/O: nothing announces the lag
@@ -38,7 +39,8 @@ _LOOK = 0.02  # seconds between two looks at what the watcher knows, which costs
 @node_options
 @asynchronous
 async def command(settings: Settings, as_json: bool, max_lag: float, timeout: float | None) -> int:
-    """Ready: the role is known, the first replication is done, and the lag is under a limit. Status 0 if so, else 1.
+    """Ready: the role is known, the first replication is done, and the lag is under a limit; and where LiteFS has databases,
+    the one that is named is among them. Status 0 if so, else 1.
 
     With --timeout, wait for that; 124 where it did not come in time. What is missing is said on stderr.
     """
@@ -46,10 +48,10 @@ async def command(settings: Settings, as_json: bool, max_lag: float, timeout: fl
     async with deadline.watcher(settings) as watcher:
         if timeout is not None:
             with anyio.move_on_after(deadline.left):
-                while missing(watcher.status, max_lag) is not None:  # noqa: ASYNC110 - the lag is no event
+                while missing(watcher.status, max_lag, settings.database) is not None:  # noqa: ASYNC110 - the lag is no event
                     await anyio.sleep(_LOOK)
         status = watcher.status
-    problem = missing(status, max_lag)
+    problem = missing(status, max_lag, settings.database)
     if as_json:
         emit(
             {
@@ -73,15 +75,15 @@ async def command(settings: Settings, as_json: bool, max_lag: float, timeout: fl
     return TIMED_OUT
 
 
-def missing(status: Status, max_lag: float) -> str | None:
+def missing(status: Status, max_lag: float, database: str | None = None) -> str | None:
     """Why the node is not ready, in one line; None where it is."""
     if "mount" in status.faults:
         return status.faults["mount"]
     if status.role is Role.UNKNOWN:
-        why = "; ".join(reasons(status))
+        why = "; ".join(reasons(status.sources))
         return f"no primary is known ({why})" if why else "no primary is known"
     if status.replicated is False:
         return "the first replication is not done"
     if status.lag is not None and status.lag > max_lag:
         return f"the lag is {status.lag:.3f} s, over {max_lag:g} s"
-    return None
+    return missing_database(status, database)

@@ -9,8 +9,9 @@ from litefs_watch import PrimaryChange, Role, Settings, Status, TxChange, Watche
 from litefs_watch.cli.options import node_options
 from litefs_watch.cli.output import emit, now, warn
 from litefs_watch.cli.process import asynchronous, end_with_reader
-from litefs_watch.operate.words import change_record, reasons, role_text, status_record
+from litefs_watch.operate.words import change_record, role_text, status_record
 from litefs_watch.printable import safe
+from litefs_watch.status import reasons
 
 
 @click.command("watch", short_help="Follow transactions and changes of the primary.")
@@ -48,7 +49,7 @@ def begin(status: Status, *, as_json: bool) -> None:
         for database, position in sorted(status.positions.items()):
             click.echo(f"{now()}  {safe(database)}  {position.txid}")
     if status.role is Role.UNKNOWN:
-        for reason in reasons(status):
+        for reason in reasons(status.sources):
             warn(reason)
 
 

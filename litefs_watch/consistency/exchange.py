@@ -39,6 +39,8 @@ class Node(NamedTuple):
     """Whether one more request may wait."""
     holds: bool = True
     """Whether one more may be held while no primary is known."""
+    misplaced: str | None = None
+    """Why the directory is not LiteFS's mount, though LiteFS answers: what is written there, nobody replicates."""
 
     @property
     def standalone(self) -> bool:

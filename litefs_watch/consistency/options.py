@@ -48,6 +48,7 @@ class OptionKeywords(TypedDict, total=False):
     read_paths: Paths
     passthrough_paths: Paths
     monotonic: bool
+    unmounted: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,10 @@ class Options:
     monotonic: bool = False
     """Whether every response carries the position that it may have shown, so that a client never sees an older state than
     it has seen, whichever replica answers. Costs a read of ``-pos`` for each response, and makes every page private."""
+
+    unmounted: bool = False
+    """Whether the primary takes writes, and reads with a token, while ``litefs_dir`` is no mount though LiteFS answers: an
+    ordinary directory without any of its files, from which nothing is replicated. Else they are refused (503)."""
 
     def __post_init__(self) -> None:
         if self.cookie is None and self.header is None:

@@ -159,6 +159,8 @@ class Policy:
 
     def _on_primary(self, exchange: Exchange, node: Node) -> Action:
         token = exchange.token
+        if node.misplaced is not None and (exchange.writes or token is not None) and not self.options.unmounted:
+            return Refuse("LiteFS is not mounted where this node looks for it: nothing is written here.", node.misplaced)
         if token == PIN and node.new:
             exchange.doubted = txid_of(token)
         if token is None or token == PIN:

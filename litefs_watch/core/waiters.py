@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from litefs_watch.changes import Role, Standing
 from litefs_watch.position import Position, Where
+from litefs_watch.status import unseen
 
 if TYPE_CHECKING:
     from litefs_watch.core.state import NodeState
@@ -73,8 +74,7 @@ class TxWaiter(Waiter[Position]):
     def late(self, state: NodeState) -> str:
         here = state.positions.get(self.database)
         if here is None:
-            others = ", ".join(sorted(state.positions)[:10]).replace("{", "{{").replace("}", "}}")
-            seen = f"it has not been seen (there are {others})" if others else "it has not been seen"
+            seen = unseen(self.database, state.positions).replace("{", "{{").replace("}", "}}")
         elif here.txid < self.txid:
             seen = f"it is at {here.txid}"
         elif self.position is not None and state.view(self.database).where(self.position) is Where.ELSEWHERE:

@@ -13,10 +13,7 @@ from typing import Any
 from litefs_watch.changes import PrimaryChange, Role, TxChange
 from litefs_watch.position import Position
 from litefs_watch.printable import safe
-from litefs_watch.status import SourceStatus, Status
-
-RESTING = ("turned off", "resting")
-"""How the detail of a source begins that is not alive, and does not have to be."""
+from litefs_watch.status import RESTING, SourceStatus, Status
 
 
 def role_text(role: str, primary: str | None) -> str:
@@ -24,12 +21,6 @@ def role_text(role: str, primary: str | None) -> str:
     if role == "replica":
         return f"replica of {safe(primary)}" if primary is not None else "replica of a primary without a name"
     return "unknown: no primary is known" if role == "unknown" else role
-
-
-def reasons(status: Status) -> list[str]:
-    """Why nothing is known: what the sources miss that should be alive. inotify never tells a role."""
-    down = (source for name, source in status.sources.items() if name != "files" and not source.alive)
-    return [source.detail for source in down if not source.detail.startswith(RESTING)]
 
 
 def lag_text(status: Status) -> str:

@@ -129,9 +129,14 @@ class Supervisor:
     @property
     def faults(self) -> dict[str, str]:
         faults = dict(self._reread.faults)
-        if self._misplaced is not None and self._stream.health.alive:
-            faults.setdefault("mount", self._misplaced)
+        if (misplaced := self.misplaced) is not None:
+            faults.setdefault("mount", misplaced)
         return faults
+
+    @property
+    def misplaced(self) -> str | None:
+        """Why this directory can't be LiteFS's mount, while LiteFS answers; None where it may be."""
+        return self._misplaced if self._stream.health.alive else None
 
     @property
     def counts(self) -> Counts:
@@ -175,9 +180,9 @@ class Supervisor:
 
     def _check_place(self, read: DirectoryRead) -> None:
         self._misplaced = misplaced(self._directory.path, read, self._directory.mounts)
-        if self._misplaced is not None and self._stream.health.alive and not self._warned:
+        if not self._warned and (why := self.misplaced) is not None:
             self._warned = True
-            logger.warning("%s", self._misplaced)
+            logger.warning("%s", why)
 
     def _look_and_stir(self) -> None:
         """The stream came, went, or said something that it can't mean."""

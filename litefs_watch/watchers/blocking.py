@@ -31,8 +31,8 @@ from litefs_watch.watchers.watcher import (
     check_callback,
     no_role,
     require_instance,
-    require_primary,
 )
+from litefs_watch.watchers.why import require_primary
 
 if TYPE_CHECKING:
     from litefs_watch.watchers.run import Callback, Run
@@ -185,7 +185,7 @@ class BlockingWatcher:
 
     def ensure_primary(self) -> None:
         """Return on the primary. Raises `NotPrimary` on a replica, and `NoPrimary` where no primary is known."""
-        require_primary(self.standing)
+        require_primary(self.standing, self._run)
 
     def ensure_instance(self, hostname: str) -> None:
         """Return on the node of that name. Raises `WrongInstance`, a `NotPrimary` that carries ``hostname``, elsewhere."""

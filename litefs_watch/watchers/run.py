@@ -30,6 +30,7 @@ from litefs_watch.position import Position
 from litefs_watch.sources.supervisor import Supervisor
 from litefs_watch.sources.thread import call_soon
 from litefs_watch.status import Statistics, Status
+from litefs_watch.watchers import why
 
 if TYPE_CHECKING:
     from litefs_watch.settings import Settings
@@ -38,8 +39,6 @@ logger: logging.Logger = logging.getLogger("litefs_watch")
 
 Callback = Callable[[PrimaryChange], object]
 WaiterT = TypeVar("WaiterT", TxWaiter, RoleWaiter)
-
-_NOT_RUNNING = "the watcher is not running: start it in the application's lifespan, or with start()"
 
 
 class Run:
@@ -66,6 +65,7 @@ class Run:
         self._left = anyio.Event()
         self._thread = 0
         self._loop_is_closed: Callable[[], bool] = bool
+        self._counted = settings.database is None  # the databases, once LiteFS has told which there are
         self.supervisor: Supervisor | None = None
         if settings.standalone or settings.litefs_dir is None:
             self.board.apply(RoleEvent(time.monotonic(), is_primary=True, hostname=None))
@@ -138,7 +138,7 @@ class Run:
         Another loop could be woken from here only by chance, or at its timeout.
         """
         if not self.running:
-            raise WatcherClosed(_NOT_RUNNING)
+            raise WatcherClosed(why.NOT_RUNNING)
         try:
             here: EventLoopToken | None = current_token()
         except RuntimeError:
@@ -165,6 +165,8 @@ class Run:
         self._announce(changes)
         if self._on_ready is not None and supervisor is not None and supervisor.answered and board.state.settled:
             self._ready()
+        if not self._counted and supervisor is not None and supervisor.answered:
+            self._counted = why.count_databases(self)
 
     def publish_here(self, reading: PositionsRead) -> None:
         """Take in what a thread has read by itself, at once; what follows from it is the event loop's."""
@@ -232,7 +234,7 @@ class Run:
             )
         if waiter.closed:
             raise WatcherClosed(f"the watcher was stopped while {waiter.what} was waited for")
-        raise WaitTimeout(self.board.late(waiter).format(f"{timeout:g} s"))
+        raise WaitTimeout(self.board.late(waiter).format(f"{timeout:g} s") + why.unknown(self))
 
     # What is known.
 
@@ -240,6 +242,11 @@ class Run:
     def standing(self) -> Standing:
         """Role and primary."""
         return self.board.state.standing
+
+    @property
+    def misplaced(self) -> str | None:
+        """Why ``litefs_dir`` can't be the mount of the LiteFS that answers; None where it may be."""
+        return None if self.supervisor is None else self.supervisor.misplaced
 
     @property
     def streaming(self) -> bool:

@@ -14,10 +14,11 @@ from anyio.lowlevel import current_token
 
 from litefs_watch.changes import NOBODY, PrimaryChange, Role, Standing, TxChange
 from litefs_watch.core.waiters import PrimaryCheck, RoleWaiter, TxWaiter
-from litefs_watch.errors import NoPrimary, NotPrimary, WatcherClosed, WrongInstance
+from litefs_watch.errors import WatcherClosed, WrongInstance
 from litefs_watch.position import Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout, settings_or_env
 from litefs_watch.watchers.parking import cancellation_point, park, spot_in
+from litefs_watch.watchers.why import require_primary
 
 if TYPE_CHECKING:
     import asyncio
@@ -39,14 +40,6 @@ def check_callback(callback: Callback) -> None:
     """Raise `TypeError` for a coroutine function: nobody would await it."""
     if not callable(callback) or inspect.iscoroutinefunction(callback):
         raise TypeError(f"on_primary_change takes a plain function, not {callback!r}; async code iterates primary_changes()")
-
-
-def require_primary(standing: Standing) -> None:
-    """Raise `NotPrimary` on a replica, and `NoPrimary` where no primary is known."""
-    if standing.role is Role.UNKNOWN:
-        raise NoPrimary("no primary is known at this moment: a fail-over is under way, or LiteFS is down")
-    if standing.role is Role.REPLICA:
-        raise NotPrimary(standing.primary)
 
 
 def require_instance(wanted: str, hostname: str) -> None:
@@ -205,7 +198,7 @@ class Watcher:
 
     def ensure_primary(self) -> None:
         """Return on the primary. Raises `NotPrimary` on a replica, and `NoPrimary` where no primary is known."""
-        require_primary(self.standing)
+        require_primary(self.standing, self._run)
 
     def ensure_instance(self, hostname: str) -> None:
         """Return on the node of that name. Raises `WrongInstance`, a `NotPrimary` that carries ``hostname``, elsewhere."""

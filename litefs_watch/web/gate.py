@@ -6,13 +6,15 @@ Decides nothing that `litefs_watch.consistency` can: that is pure, and this asks
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
 from litefs_watch.changes import Role
-from litefs_watch.consistency import PIN, Action, Confirm, Exchange, Hold, Look, Node, Options, Policy, Token, Wait
+from litefs_watch.consistency import PIN, Action, Confirm, Exchange, Hold, Look, Node, Options, Policy, Refuse, Token, Wait
 from litefs_watch.consistency.exchange import Undone
 from litefs_watch.consistency.faults import is_dead_connection
 from litefs_watch.consistency.tokens import is_beyond
@@ -20,17 +22,21 @@ from litefs_watch.core.history import Lineage, View
 from litefs_watch.errors import NotPrimary, WatcherClosed
 from litefs_watch.position import Position, Where
 from litefs_watch.sources.ltx import where_on_disk
+from litefs_watch.watchers import why
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.watcher import Watcher
 from litefs_watch.web import notes
 from litefs_watch.web.budget import Budget
 from litefs_watch.web.checks import LostTransactions, SecureCookie
 
+logger = logging.getLogger("litefs_watch")
+
 Waiting = Wait | Hold | Confirm | Look
 HeaderList = Iterable[tuple[bytes, bytes]]
 
 _RESET = "this node's database was reset to an earlier state while a request read it"
 _UNSURE = "nothing tells which position this node's database had when a request read it"
+_NO_WATCHER = "This node's watcher is not running, so nothing is known of its primary."
 _PAST = (Where.UNTOLD, Where.DOUBTED)
 """What is said of a position from before what is known: the disk may know more."""
 
@@ -61,19 +67,24 @@ class Gate:
         self._monotonic = options.monotonic
         self._max_age = options.max_age
         self._lost = LostTransactions()
+        self._said_closed = False
 
     def node(self, exchange: Exchange) -> Node:
         """The node as it is now. Where the watcher was stopped nothing is known, and nobody may wait."""
         known = self._known
         room, holds = self.budget.room, self.budget.holds
         try:
-            view = known.run.view(self.database)
+            run = known.run
+            view = run.view(self.database)
         except WatcherClosed:
             return Node(Role.UNKNOWN, None, self.hostname, None, _nowhere, room=False, holds=False)
         found = exchange.found
         where = view.where if found is None or found[0] is not view.lineage else partial(_where, view, found[1])
         new = time.monotonic() - view.since < self._max_age
-        return Node(*view.standing, self.hostname, view.position, where, view.vouched, view.term, new, room, holds)
+        misplaced = run.misplaced
+        return Node(
+            *view.standing, self.hostname, view.position, where, view.vouched, view.term, new, room, holds, misplaced
+        )
 
     def _lookup(self, exchange: Exchange) -> Callable[[], tuple[object, Where]] | None:
         """What reads from the disk of which history a token is, if it is from before what the watcher knows."""
@@ -217,10 +228,28 @@ class Gate:
         return added
 
     def _decide(self, exchange: Exchange) -> Action:
-        return self.policy.decide(exchange, self.node(exchange))
+        action = self.policy.decide(exchange, self.node(exchange))
+        return self._explained(action) if type(action) is Refuse else action
 
     def _fail(self, exchange: Exchange, error: BaseException) -> Action | None:
-        return self.policy.failed(exchange, self.node(exchange), error)
+        action = self.policy.failed(exchange, self.node(exchange), error)
+        return self._explained(action) if type(action) is Refuse else action
+
+    def _explained(self, action: Refuse) -> Refuse:
+        """With what keeps this node from knowing, for the log: the watcher itself, a source, a misspelt database."""
+        try:
+            run = self._known.run
+        except WatcherClosed as error:
+            return replace(action, reason=_NO_WATCHER, detail=str(error))
+        if (idle := why.idle(run)) is not None:
+            return replace(action, reason=_NO_WATCHER, detail=idle)
+        return replace(action, detail=action.detail + why.explain(run, self.database))
+
+    def _say_closed(self, error: WatcherClosed) -> None:
+        """Once: it would be so for each request."""
+        if not self._said_closed:
+            self._said_closed = True
+            logger.error("requests are not waited for: %s", error)
 
     def is_fault_of_node(self, exchange: Exchange, error: BaseException) -> bool:
         """Whether the exception may say that the request belongs elsewhere, so that `failed` is to be asked."""

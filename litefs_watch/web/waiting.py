@@ -90,7 +90,7 @@ class BlockingGate(Gate):
         except (WaitTimeout, TransactionLost):
             pass  # what comes next depends on what is true now, not on how the wait ended
         except WatcherClosed as error:
-            logger.warning("a request could not wait: %s", error)
+            self._say_closed(error)
 
     def _read_position(self, exchange: Exchange) -> Position | None:
         try:
@@ -154,7 +154,7 @@ class AsyncGate(Gate):
         except (WaitTimeout, TransactionLost):
             pass  # as above
         except WatcherClosed as error:
-            logger.warning("a request could not wait: %s", error)
+            self._say_closed(error)
 
     async def _read_position(self, exchange: Exchange) -> Position | None:
         """The position in the file now. None where there is none, or it can't be read: a token from older knowledge would

@@ -57,6 +57,9 @@ class FakeWatcher:
         """Whether a look tells whether this node is the primary."""
         self.during: Callable[[], object] = lambda: None
         self.callbacks: list[Callable[[PrimaryChange], object]] = []
+        self.misplaced: str | None = None
+        self.running = True
+        self.supervisor = None
 
     @property
     def standing(self) -> Standing:

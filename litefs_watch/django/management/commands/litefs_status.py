@@ -9,7 +9,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from litefs_watch.changes import Role
 from litefs_watch.django.conf import load_or_refuse
-from litefs_watch.operate.words import reasons, status_lines, status_record
+from litefs_watch.operate.words import status_lines, status_record
+from litefs_watch.status import reasons
 from litefs_watch.watchers.blocking import BlockingWatcher
 
 
@@ -34,5 +35,5 @@ class Command(BaseCommand):
             for line in status_lines(status, settings.database):
                 self.stdout.write("".join(colours.get(style, str)(text) for text, style in line))
         if status.role is Role.UNKNOWN:
-            why = "; ".join(reasons(status))
+            why = "; ".join(reasons(status.sources))
             raise CommandError("no primary is known" + (f" ({why})" if why else ""))
