@@ -7,6 +7,7 @@ another process.
 from __future__ import annotations
 
 import inspect
+import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -72,3 +73,14 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 def blocking_calls_fail() -> Iterator[None]:
     with blockbuster_ctx(scanned_modules="litefs_watch", excluded_modules=["litefs_watch.testing"]):
         yield
+
+
+@pytest.fixture(autouse=True)
+def root_logger_stays() -> Iterator[None]:
+    """What a test has put there (Litestar does, unless told otherwise) would write all later logs to a closed file."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in [each for each in root.handlers if each not in handlers]:
+        root.removeHandler(handler)
+    root.setLevel(level)

@@ -17,7 +17,7 @@ from litefs_watch.asgi import LifespanMiddleware
 from litefs_watch.asgi import LiteFSMiddleware as AsgiMiddleware
 from litefs_watch.wsgi import LiteFSMiddleware as WsgiMiddleware
 
-OPTIONS: Any = {"secure": False, "timeout": 10.0}
+OPTIONS: Any = {"secure": False, "timeout": 10.0, "max_waiting": 20}  # more than the server's threads: all may wait
 TABLE = "CREATE TABLE todo (id INTEGER PRIMARY KEY, title TEXT NOT NULL)"
 
 
