@@ -48,5 +48,7 @@ async def test_a_misspelt_database_is_told_from_those_there_are(tmp_path: Path) 
     """Who waits for it in vain reads which there are."""
     with SimulatedNode(tmp_path, databases=["app.db", "{x}.db"]) as node:
         async with Watcher(node.settings(database="ap.db")) as watcher:
-            with pytest.raises(WaitTimeout, match=r"ap\.db .*not been seen \(there are app\.db, \{x\}\.db\)"):
+            with pytest.raises(
+                WaitTimeout, match=r"ap\.db .*not been seen \(there are app\.db, \{x\}\.db; did you mean 'app\.db'\?\)"
+            ):
                 await watcher.wait_for_tx(1, timeout=0)
