@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from benchmarks.soak.flat import FEWEST
 from benchmarks.soak.leaks import LEAKS
 from benchmarks.soak.load import CALM, CLIENTS, Paced, TimedClient, load
 from benchmarks.soak.machines import Machines, Order, machines
@@ -108,7 +109,9 @@ def _litefs(stack: ExitStack, record: Paced, seconds: float) -> tuple[str, Scene
 def _sample(recording: Recording, seconds: float, scene: Scene, served: Machines, record: Paced) -> None:
     began = time.monotonic()
     every = max(OFTEN, seconds / SAMPLES)
-    while (now := time.monotonic() - began) < seconds:
+    while (now := time.monotonic() - began) < seconds or len(
+        recording.samples
+    ) < FEWEST:  # on a slow machine it takes longer
         time.sleep(every - now % every)
         latencies = record.take_latencies()
         recording.latencies += latencies

@@ -81,6 +81,10 @@ class Trend:
         return None
 
 
+FEWEST = 20
+"""Samples in which a trend shows."""
+
+
 def after_warm_up(times: Sequence[float]) -> int:
     """The index of the first sample after it. ``times`` grow."""
     start = times[0] + WARM_UP * (times[-1] - times[0])
@@ -89,7 +93,7 @@ def after_warm_up(times: Sequence[float]) -> int:
 
 def trend(limit: Limit, times: Sequence[float], values: Sequence[float]) -> Trend:
     """What ``values`` did, sampled at ``times`` (seconds). Raises `ValueError` for fewer than 20 samples."""
-    if len(values) < 20:
+    if len(values) < FEWEST:
         raise ValueError(f"{len(values)} samples show no trend: let it run longer")
     start = after_warm_up(times)
     times, values = times[start:], values[start:]
