@@ -111,7 +111,7 @@ def _sample(recording: Recording, seconds: float, scene: Scene, served: Machines
     every = max(OFTEN, seconds / SAMPLES)
     while (now := time.monotonic() - began) < seconds or len(
         recording.samples
-    ) < FEWEST:  # on a slow machine it takes longer
+    ) < FEWEST:  # where it is slow
         time.sleep(every - now % every)
         latencies = record.take_latencies()
         recording.latencies += latencies
