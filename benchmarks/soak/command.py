@@ -109,9 +109,7 @@ def _litefs(stack: ExitStack, record: Paced, seconds: float) -> tuple[str, Scene
 def _sample(recording: Recording, seconds: float, scene: Scene, served: Machines, record: Paced) -> None:
     began = time.monotonic()
     every = max(OFTEN, seconds / SAMPLES)
-    while (now := time.monotonic() - began) < seconds or len(
-        recording.samples
-    ) < FEWEST:  # where it is slow
+    while (now := time.monotonic() - began) < seconds or len(recording.samples) < FEWEST:  # where it is slow
         time.sleep(every - now % every)
         latencies = record.take_latencies()
         recording.latencies += latencies
