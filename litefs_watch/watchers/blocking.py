@@ -31,8 +31,8 @@ from litefs_watch.watchers.watcher import (
     check_callback,
     no_role,
     require_instance,
+    require_primary,
 )
-from litefs_watch.watchers.why import require_primary
 
 if TYPE_CHECKING:
     from litefs_watch.watchers.run import Callback, Run

@@ -239,6 +239,11 @@ class Run:
     # What is known.
 
     @property
+    def no_primary(self) -> str:
+        """What is said where no primary is known."""
+        return f"no primary is known at this moment{why.unknown(self) or ': a fail-over is under way, or LiteFS is down'}"
+
+    @property
     def standing(self) -> Standing:
         """Role and primary."""
         return self.board.state.standing

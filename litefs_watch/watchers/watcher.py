@@ -14,11 +14,10 @@ from anyio.lowlevel import current_token
 
 from litefs_watch.changes import NOBODY, PrimaryChange, Role, Standing, TxChange
 from litefs_watch.core.waiters import PrimaryCheck, RoleWaiter, TxWaiter
-from litefs_watch.errors import WatcherClosed, WrongInstance
+from litefs_watch.errors import NoPrimary, NotPrimary, WatcherClosed, WrongInstance
 from litefs_watch.position import Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout, settings_or_env
 from litefs_watch.watchers.parking import cancellation_point, park, spot_in
-from litefs_watch.watchers.why import require_primary
 
 if TYPE_CHECKING:
     import asyncio
@@ -40,6 +39,14 @@ def check_callback(callback: Callback) -> None:
     """Raise `TypeError` for a coroutine function: nobody would await it."""
     if not callable(callback) or inspect.iscoroutinefunction(callback):
         raise TypeError(f"on_primary_change takes a plain function, not {callback!r}; async code iterates primary_changes()")
+
+
+def require_primary(standing: Standing, run: Run) -> None:
+    """Raise `NotPrimary` on a replica, and `NoPrimary` where no primary is known."""
+    if standing.role is Role.UNKNOWN:
+        raise NoPrimary(run.no_primary)
+    if standing.role is Role.REPLICA:
+        raise NotPrimary(standing.primary)
 
 
 def require_instance(wanted: str, hostname: str) -> None:

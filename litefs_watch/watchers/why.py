@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from litefs_watch.changes import Role, Standing
+from litefs_watch.changes import Role
 from litefs_watch.core.readings import NEVER_REPLICATED_MS
-from litefs_watch.errors import NoPrimary, NotPrimary
 from litefs_watch.status import missing_database, reasons
 
 if TYPE_CHECKING:
@@ -36,15 +35,6 @@ def unknown(run: Run) -> str:
         return ""
     down = idle(run) or ("; ".join(reasons(run.supervisor.status)) if run.supervisor else "")
     return f" ({down})" if down else ""
-
-
-def require_primary(standing: Standing, run: Run) -> None:
-    """Raise `NotPrimary` on a replica, and `NoPrimary` where no primary is known."""
-    if standing.role is Role.UNKNOWN:
-        why = unknown(run) or ": a fail-over is under way, or LiteFS is down"
-        raise NoPrimary(f"no primary is known at this moment{why}")
-    if standing.role is Role.REPLICA:
-        raise NotPrimary(standing.primary)
 
 
 def explain(run: Run, database: str) -> str:
