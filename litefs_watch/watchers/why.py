@@ -12,7 +12,7 @@ from litefs_watch.status import missing_database, reasons
 if TYPE_CHECKING:
     from litefs_watch.watchers.run import Run
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 NOT_RUNNING = "the watcher is not running: start it in the application's lifespan, or with start()"
 

@@ -29,7 +29,7 @@ from litefs_watch.web import notes
 from litefs_watch.web.budget import Budget
 from litefs_watch.web.checks import LostTransactions, SecureCookie
 
-logger = logging.getLogger("litefs_watch")
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 Waiting = Wait | Hold | Confirm | Look
 HeaderList = Iterable[tuple[bytes, bytes]]
