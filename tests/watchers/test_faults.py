@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from litefs_watch import Role, Watcher, WatcherClosed
 from litefs_watch.sources import files as files_module
+from litefs_watch.sources import rounds as rounds_module
 from litefs_watch.sources import supervisor as supervisor_module
 from litefs_watch.sources import thread as thread_module
 from litefs_watch.sources.directory import Directory
@@ -70,6 +71,7 @@ def injected(faults: Counter[str]) -> Iterator[None]:
         for module in (supervisor_module, files_module):
             patch.setattr(module, "FIRST_PAUSE", 0.002)
             patch.setattr(module, "LAST_PAUSE", 0.02)
+        patch.setattr(rounds_module, "IDLE_LIMIT", 0.01)  # what is left behind is seen soon, not five seconds later
         yield
 
 
@@ -176,10 +178,10 @@ def test_whatever_fails_once_all_is_right_in_the_end(backend: str, steps: list[t
         before, opened = ours(), descriptors()
         with injected(faults):
             anyio.run(live, node, steps, faults, backend=backend)
-        gc.collect()
-        deadline = time.monotonic() + SOON
-        while (left := ours() - before) and time.monotonic() < deadline:
-            threading.Event().wait(0.001)
+            gc.collect()
+            deadline = time.monotonic() + SOON
+            while (left := ours() - before) and time.monotonic() < deadline:
+                threading.Event().wait(0.001)
         assert not left, left
         while descriptors() > opened and time.monotonic() < deadline:
             threading.Event().wait(0.001)  # the node's side of a stream ends in its own time
