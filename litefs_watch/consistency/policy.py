@@ -144,6 +144,8 @@ class Policy:
 
     def decide(self, exchange: Exchange, node: Node) -> Action:
         """What to do now. Call it again after each wait, with the node as it is then, until it is `RUN` or an answer."""
+        if node.misplaced is not None and (exchange.writes or exchange.token is not None) and not self.options.unmounted:
+            return self._misplaced(exchange, node, node.misplaced)
         if node.role is Role.PRIMARY:
             return self._on_primary(exchange, node)
         if exchange.writes or exchange.token == PIN:
@@ -157,10 +159,14 @@ class Policy:
             return Wait(exchange.token, self.options.timeout)
         return self._in_vain(exchange, node)
 
+    def _misplaced(self, exchange: Exchange, node: Node, detail: str) -> Action:
+        """Of what is in this directory LiteFS knows nothing: a token that its stream has met is not met here."""
+        if node.role is not Role.PRIMARY:
+            return self._to_primary(exchange, node)
+        return Refuse("LiteFS is not mounted where this node looks for it: nothing is written here.", detail)
+
     def _on_primary(self, exchange: Exchange, node: Node) -> Action:
         token = exchange.token
-        if node.misplaced is not None and (exchange.writes or token is not None) and not self.options.unmounted:
-            return Refuse("LiteFS is not mounted where this node looks for it: nothing is written here.", node.misplaced)
         if token == PIN and node.new:
             exchange.doubted = txid_of(token)
         if token is None or token == PIN:

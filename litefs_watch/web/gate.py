@@ -104,11 +104,13 @@ class Gate:
         """Whether this is a read whose token is met: it runs on every node, whatever its role. Short for `enter`."""
         if exchange.writes or exchange.token is None:
             return False
+        try:
+            run = self._known.run
+        except WatcherClosed:
+            return False
+        if run.misplaced is not None:  # what LiteFS has is not in the directory that would be read
+            return False
         if self._monotonic:
-            try:
-                run = self._known.run
-            except WatcherClosed:
-                return False
             exchange.role, exchange.term, exchange.vouched = run.standing.role, run.term, run.vouched
             exchange.before = run.position(self.database)
             if not run.streaming:  # what is known may be late: `enter` reads the file

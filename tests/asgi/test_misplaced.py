@@ -6,11 +6,11 @@ And what a 503 tells of a node that knows nothing.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Unpack
+from typing import Literal, Unpack
 
 import pytest
 
-from litefs_watch import NoPrimary, Settings, Watcher
+from litefs_watch import NoPrimary, Settings, Watcher, WatcherClosed
 from litefs_watch.asgi import LiteFSMiddleware
 from litefs_watch.consistency import OptionKeywords
 from litefs_watch.position import Position
@@ -34,10 +34,21 @@ async def ask(
     [
         ("POST", None, {}, 503),
         ("GET", Position(9, 1), {}, 503),
+        ("GET", Position(10, 1), {}, 503),
+        ("GET", Position(10, 1), {"monotonic": True}, 503),
         ("GET", None, {}, 200),
         ("POST", None, {"unmounted": True}, 200),
+        ("GET", Position(10, 1), {"unmounted": True}, 200),
     ],
-    ids=["a write", "a read of what was written", "a read that asks for nothing", "a write that is allowed"],
+    ids=[
+        "a write",
+        "a read of what was written",
+        "a read of what the stream says is here",
+        "the same of a client that never goes back",
+        "a read that asks for nothing",
+        "a write that is allowed",
+        "a read that is allowed",
+    ],
 )
 async def test_what_runs_there(
     method: str, token: Position | None, options: OptionKeywords, status: int, caplog: pytest.LogCaptureFixture
@@ -52,12 +63,18 @@ async def test_what_runs_there(
         assert "not mounted where this node looks for it" in reply.body.decode()
 
 
-async def test_a_replica_there_sends_its_writes_to_the_primary() -> None:
-    """The primary has a directory of its own."""
+@pytest.mark.parametrize(("method", "token"), [("POST", None), ("GET", Position(10, 1)), ("GET", Position(11, 1))])
+@pytest.mark.parametrize("on_timeout", ["replay", "stale"])
+async def test_a_replica_there_sends_its_clients_to_the_primary(
+    method: str, token: Position | None, on_timeout: Literal["replay", "stale"]
+) -> None:
+    """The primary has a directory of its own. What a client has seen is not in this one, though the stream says so, and no
+    wait brings it."""
     watcher = replica()
     watcher.misplaced = WHY
-    reply = await ask(watcher, "POST")
+    reply = await ask(watcher, method, token, on_timeout=on_timeout)
     assert (reply.status, reply.header("fly-replay")) == (409, "instance=node-b")
+    assert watcher.waits == []
 
 
 async def test_an_unmounted_directory_refuses_and_heals(tmp_path: Path) -> None:
@@ -74,6 +91,20 @@ async def test_an_unmounted_directory_refuses_and_heals(tmp_path: Path) -> None:
             assert (await ask(watcher, "POST")).status == 200
     async with Watcher(Settings(empty, "app.db", standalone=True)) as watcher:
         assert (await ask(watcher, "POST")).status == 200
+
+
+async def test_a_watcher_that_is_stopped_while_they_wait_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It is so for each request that waits."""
+
+    def closed() -> None:
+        raise WatcherClosed("the watcher was stopped")
+
+    watcher = replica()
+    watcher.during = closed
+    app = LiteFSMiddleware(Handler(), watcher.watcher)
+    for _ in range(3):
+        assert (await call(app, "GET", "/", [("cookie", f"litefs_pos={Position(11, 1)}")])).status == 409
+    assert caplog.messages.count("requests are not waited for: the watcher was stopped") == 1
 
 
 async def test_a_watcher_that_was_not_started_says_so(caplog: pytest.LogCaptureFixture) -> None:
