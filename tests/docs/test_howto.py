@@ -14,8 +14,8 @@ from litefs_watch.testing import SimulatedNode
 from tests.docs.pages import PAGES, blocks, execute
 from tests.environment import environment_of
 
-ELSEWHERE = {"watcher.md", "middleware.md"}
-"""Their blocks are run by tests/test_readme.py."""
+ELSEWHERE = {"watcher.md", "middleware.md", "howto/applications.md"}
+"""Their blocks are run by tests/test_readme.py, and by tests/applications."""
 BLOCKS = [
     pytest.param(page, code, id=f"{page}-{number}")
     for page in PAGES
