@@ -4,7 +4,7 @@ The rules.
 
 1. **After a write the response carries a token**: if the position moved during a request that writes by its method or path,
    or if the handler said that it has written. It is the position read when the response starts: what the handler committed
-   is in it. Where that can't be read, the newer position that the watcher has heard of since.
+   is in it. What the watcher has heard of until then may be others' writes, and this one not yet among them.
 2. **A write whose position is not known yet is pinned**: it has not moved (the commit may follow the response), or may move
    again (the application runs on, or its route was seen to commit late), or it is unreadable. Only the primary meets a pin,
    and replaces it at the client's next request there. So is one whose node has followed another primary meanwhile: the
@@ -126,7 +126,7 @@ class Carrying:
         if exchange.spared:
             return position if exchange.token == PIN else None
         if wrote or exchange.written:
-            return (_newer(node.position, before) if wrote and position is None else None) or pin
+            return pin or (_newer(node.position, before) if wrote and position is None else None)
         replaces = exchange.token == PIN and exchange.role is Role.PRIMARY is node.role
         return position if replaces else None
 
@@ -163,7 +163,7 @@ class Carrying:
 
 
 def _newer(known: Position | None, before: Position | None) -> Position | None:
-    """What is known of a write's position, if that is newer than when it began."""
+    """What is known of a write's position, if that is newer than when it began: the best there is without pins."""
     return known if known is not None and before is not None and known.txid > before.txid else None
 
 

@@ -156,16 +156,17 @@ async def test_an_unreadable_position_pins(error: OSError | None, caplog: pytest
     assert ("unreadable" in caplog.text) == (error is not None)
 
 
-async def test_an_unreadable_position_that_the_stream_has_told_is_the_token() -> None:
-    """It is newer than what was known when the request was let in."""
+@pytest.mark.parametrize(("cookie", "token"), [("litefs_pos", "pin"), ("__txid", "000000000000000b")])
+async def test_what_the_stream_has_told_is_not_what_was_written(cookie: str, token: str) -> None:
+    """It may be another request's write, and the node die with this one: a pin; what has none carries what is known."""
     watcher = FakeWatcher()
     watcher.file = OSError("unreadable")
 
-    def during(scope: Scope) -> None:
+    def others(scope: Scope) -> None:
         watcher.known = Position(11, 5)
 
-    reply = await ask(watcher, "POST", handler=Handler(during), cookie="litefs_pos")
-    assert (reply.cookie or "").startswith(f"litefs_pos={Position(11, 5)}; ")
+    reply = await ask(watcher, "POST", handler=Handler(others), cookie=cookie)
+    assert (reply.cookie or "").startswith(f"{cookie}={token}; ")
 
 
 async def test_an_application_may_say_what_it_likes_to_caches() -> None:
