@@ -2,7 +2,7 @@
 
 A map of the package, in the order of the data::
 
-    changes, position, errors, settings, status     the words that everybody uses; they do no work
+    changes, position, errors, settings, status, cluster    the words that everybody uses; they do no work
 
     core/           what decides: readings (what a source saw, and when that look began), state (the one file that
                     concludes), claims (what a look says about the primary), history (which positions belong together),
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from litefs_watch.changes import PrimaryChange, Role, TxChange
+    from litefs_watch.cluster import Cluster, Peer
     from litefs_watch.errors import (
         ConfigError,
         LiteFSWatchError,
@@ -46,10 +47,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BlockingWatcher",
+    "Cluster",
     "ConfigError",
     "LiteFSWatchError",
     "NoPrimary",
     "NotPrimary",
+    "Peer",
     "Position",
     "PrimaryChange",
     "Role",
@@ -68,6 +71,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "changes": ("PrimaryChange", "Role", "TxChange"),
+    "cluster": ("Cluster", "Peer"),
     "errors": (
         "ConfigError",
         "LiteFSWatchError",

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -19,6 +19,7 @@ from litefs_watch.printable import did_you_mean
 # LiteFS's own default for `http.addr` is ":20202", and its data directory's is this (cmd/litefs/config.go).
 DEFAULT_API_URL = "http://localhost:20202"
 DEFAULT_DATA_DIR = Path("/var/lib/litefs")
+MOST_PEERS = 32
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -69,6 +70,11 @@ class Settings(BaseModel):
     """Seconds that a primary's lease lasts (``lease.consul.ttl``), and is renewed at half of it. After a standstill of more
     than that half, a node that says it is the primary is not believed for as long again: another one may be."""
 
+    peers: tuple[str, ...] | Literal["fly"] = ()
+    """The other nodes' HTTP APIs (``LITEFS_PEERS``, separated by commas or spaces): their event streams are watched, too.
+    This node may be among them: it is recognised. ``fly``: those of `app_name`'s machines, found through Fly.io's DNS. At
+    most 32. Empty: nobody else is asked."""
+
     app_name: str | None = None
     """The Fly.io application (``FLY_APP_NAME``), for internal domains."""
 
@@ -89,7 +95,8 @@ class Settings(BaseModel):
         """The settings from the environment; a keyword wins over its variable, and an empty variable counts as unset.
 
         ``LITEFS_DIR``, ``DATABASE_FILENAME``, ``LITEFS_API_URL`` (``none``: no event stream), ``LITEFS_DATA_DIR``,
-        ``LITEFS_STANDALONE``, ``FLY_MACHINE_ID``, ``INTERNAL_PORT`` else ``PORT``, ``FLY_APP_NAME``, ``FLY_REGION``.
+        ``LITEFS_STANDALONE``, ``LITEFS_PEERS``, ``FLY_MACHINE_ID``, ``INTERNAL_PORT`` else ``PORT``, ``FLY_APP_NAME``,
+        ``FLY_REGION``.
 
         Where ``environ`` is given, nothing else is read: without a ``FLY_MACHINE_ID`` in it the node has the machine's name.
 
@@ -103,6 +110,7 @@ class Settings(BaseModel):
             ("api_url", "LITEFS_API_URL"),
             ("data_dir", "LITEFS_DATA_DIR"),
             ("standalone", "LITEFS_STANDALONE"),
+            ("peers", "LITEFS_PEERS"),
             ("hostname", "FLY_MACHINE_ID"),
             ("app_name", "FLY_APP_NAME"),
             ("region", "FLY_REGION"),
@@ -131,18 +139,24 @@ class Settings(BaseModel):
     @field_validator("api_url", mode="after")
     @classmethod
     def _check_api_url(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        try:
-            parts = urlsplit(url)
-            usable = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0 and url.isprintable()
-        except ValueError:
-            usable = False
-        if not usable or " " in url:
-            raise ValueError(
-                f"{url!r} is not an address like {DEFAULT_API_URL} (LiteFS speaks plain HTTP); None turns it off"
-            )
-        return url.rstrip("/")
+        return None if url is None else _checked_url(url, "; None turns it off")
+
+    @field_validator("peers", mode="before")
+    @classmethod
+    def _split_peers(cls, peers: object) -> object:
+        if isinstance(peers, str) and peers.strip() != "fly":
+            return tuple(peers.replace(",", " ").split())
+        return peers.strip() if isinstance(peers, str) else () if peers is None else peers
+
+    @field_validator("peers", mode="after")
+    @classmethod
+    def _check_peers(cls, peers: tuple[str, ...] | Literal["fly"]) -> tuple[str, ...] | Literal["fly"]:
+        if peers == "fly":
+            return peers
+        urls = tuple(_checked_url(url, ", or 'fly'") for url in peers)
+        if len(urls) > MOST_PEERS or len(set(urls)) < len(urls):
+            raise ValueError(f"{MOST_PEERS} addresses at most, each once, not {len(urls)}: {', '.join(urls)[:200]}")
+        return urls
 
     @model_validator(mode="after")
     def _check_directory(self) -> Settings:
@@ -161,6 +175,14 @@ class Settings(BaseModel):
                 f"frozen one between two re-reads; set silence= to {3 * self.idle_interval:g} or more, or a shorter "
                 "idle_interval="
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_what_peers_need(self) -> Settings:
+        if self.peers and self.api_url is None and not self.standalone:
+            raise ValueError("peers need api_url, too: LiteFS's own stream tells which of the nodes this one is")
+        if self.peers == "fly" and not self.app_name and not self.standalone:
+            raise ValueError("peers='fly' needs the application's name: set FLY_APP_NAME (or app_name=)")
         return self
 
     @cached_property
@@ -197,6 +219,17 @@ def settings_or_env(settings: Settings | None, kind: str) -> Settings:
         f"{kind}(...) takes settings, not {type(settings).__name__}: write {kind}(Settings({given})), or {kind}() for those "
         "of the environment (LITEFS_DIR, DATABASE_FILENAME)"
     )
+
+
+def _checked_url(url: str, otherwise: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0 and url.isprintable()
+    except ValueError:
+        usable = False
+    if not usable or " " in url:
+        raise ValueError(f"{url!r} is not an address like {DEFAULT_API_URL} (LiteFS speaks plain HTTP){otherwise}")
+    return url.rstrip("/")
 
 
 def check_timeout(timeout: float | None) -> float | None:

@@ -163,3 +163,29 @@ def test_a_call_without_a_database_needs_a_default() -> None:
     assert Settings("/l", "a.db").database_or_default(None) == "a.db"
     with pytest.raises(ConfigError, match="without a path"):
         Settings("/l", "a.db").database_or_default("../a.db")
+
+
+def test_peers_are_addresses_or_flys() -> None:
+    """One text as in the environment, or a sequence; none is the default."""
+    environ = {"LITEFS_DIR": "/l", "LITEFS_PEERS": "http://a:20202, http://b:20202/"}
+    assert Settings.from_env(environ).peers == ("http://a:20202", "http://b:20202")
+    assert Settings("/l", peers=["http://a:1"]).peers == ("http://a:1",)
+    assert Settings.from_env({"LITEFS_DIR": "/l", "LITEFS_PEERS": "fly", "FLY_APP_NAME": "shop"}).peers == "fly"
+    assert Settings("/l").peers == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"peers": "node-b"}, "'node-b' is not an address like http://localhost:20202"),
+        ({"peers": ["http://a:1", "http://a:1/"]}, "each once"),
+        ({"peers": [f"http://a:{port}" for port in range(1, 40)]}, "32 addresses at most"),
+        ({"peers": "fly"}, "FLY_APP_NAME"),
+        ({"peers": "http://a:1", "api_url": None}, "peers need api_url"),
+        ({"peers": 7}, "peers"),
+    ],
+)
+def test_peers_that_cant_work(options: dict[str, Any], reason: str) -> None:
+    """Each says what to set."""
+    with pytest.raises(ConfigError, match=reason):
+        Settings("/l", **options)

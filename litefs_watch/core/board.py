@@ -20,14 +20,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from litefs_watch.changes import Change, PrimaryChange
 from litefs_watch.core.history import View
 from litefs_watch.core.readings import DirectoryRead, Reading
 from litefs_watch.core.state import NodeState
 from litefs_watch.core.subscriptions import ChangeQueue, ChangeT, Subscriptions
-from litefs_watch.core.waiters import RoleWaiter, RoleWaiters, TxWaiter, TxWaiters
+from litefs_watch.core.waiters import RoleWaiter, RoleWaiters, TxWaiter, TxWaiters, Waiter
+
+if TYPE_CHECKING:
+    from litefs_watch.core.peers import Peers
+
+
+class Moved:
+    """What subscribers to the cluster's picture are told: it is another one now."""
 
 
 class Board:
@@ -47,6 +54,8 @@ class Board:
         """Waits that ended late."""
         self._tx_waiters = TxWaiters()
         self._role_waiters = RoleWaiters()
+        self.peers: Peers | None = None
+        """What other nodes say, where they are asked, and who waits for that."""
         self._subscriptions = Subscriptions()
         self._leaving: deque[Callable[[], None]] = deque()
 
@@ -80,7 +89,19 @@ class Board:
             self._drain()
         return changes
 
-    def register(self, waiter: TxWaiter | RoleWaiter, *, wait: bool) -> bool:
+    def change_peers(self, change: Callable[[Peers], int]) -> None:
+        """Apply what a peer has said, or who is one, and wake. ``change`` returns how many waiters it has woken."""
+        with self._locked():
+            if self.peers is not None and not self.closed:
+                self.wakes += change(self.peers)
+                self._subscriptions.publish(Moved())
+
+    def _queue_of(self, waiter: Waiter[Any]) -> Any:
+        if isinstance(waiter, TxWaiter):
+            return self._tx_waiters
+        return self._role_waiters if isinstance(waiter, RoleWaiter) else self.peers
+
+    def register(self, waiter: Waiter[Any], *, wait: bool) -> bool:
         """Check and register: whether ``waiter`` is to wait for its wake.
 
         It is not where what it waits for is there (its ``result`` is set), where the board is closed (``closed`` is set), or
@@ -93,20 +114,16 @@ class Board:
             waiter.result = waiter.look(self.state)
             if waiter.result is not None or not wait:
                 return False
-            if isinstance(waiter, TxWaiter):
-                self._tx_waiters.add(waiter)
-            else:
-                self._role_waiters.add(waiter)
+            self._queue_of(waiter).add(waiter)
             return True
 
-    def leave(self, waiter: TxWaiter | RoleWaiter) -> None:
+    def leave(self, waiter: Waiter[Any]) -> None:
         """The wait is over, however it ended. Never waits for the lock."""
         if waiter.result is None and not waiter.closed:  # else it is out already
-            queue: Any = self._tx_waiters if isinstance(waiter, TxWaiter) else self._role_waiters
-            self._leaving.append(partial(queue.discard, waiter))
+            self._leaving.append(partial(self._queue_of(waiter).discard, waiter))
             self._drain()
 
-    def late(self, waiter: TxWaiter | RoleWaiter) -> str:
+    def late(self, waiter: Waiter[Any]) -> str:
         """Count a wait that ended late, and say what it missed: with '{}' for the time that it was given."""
         with self._locked():
             self.timeouts += 1
@@ -139,6 +156,8 @@ class Board:
                 self.state.forget()
                 self._tx_waiters.close()
                 self._role_waiters.close()
+                if self.peers is not None:
+                    self.peers.close()
                 self._subscriptions.close()
 
     def after_fork(self) -> None:
@@ -166,7 +185,8 @@ class Board:
     def counts(self) -> tuple[int, int]:
         """How many wait, and how many subscriptions there are."""
         with self._locked():
-            return len(self._tx_waiters) + len(self._role_waiters), len(self._subscriptions)
+            waiting = len(self._tx_waiters) + len(self._role_waiters) + (len(self.peers) if self.peers is not None else 0)
+            return waiting, len(self._subscriptions)
 
     # Leaving.
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from weakref import WeakSet
 
-from litefs_watch.changes import Change, PrimaryChange, TxChange
+from litefs_watch.changes import PrimaryChange, TxChange
+
+if TYPE_CHECKING:
+    from litefs_watch.cluster import Cluster
 
 logger: logging.Logger = logging.getLogger("litefs_watch")
 
-ChangeT = TypeVar("ChangeT", bound=TxChange | PrimaryChange)
+ChangeT = TypeVar("ChangeT", bound="TxChange | PrimaryChange | Cluster")
 
 
 class ChangeQueue(Generic[ChangeT]):
@@ -32,7 +35,7 @@ class ChangeQueue(Generic[ChangeT]):
     def __len__(self) -> int:
         return len(self._changes)
 
-    def put(self, change: Change) -> None:
+    def put(self, change: object) -> None:
         """Queue a change, if it is of a kind that this subscriber wants."""
         if self.closed or not isinstance(change, self._accepts):
             return
@@ -78,7 +81,7 @@ class Subscriptions:
         self._all.discard(queue)
         queue.close()
 
-    def publish(self, change: Change) -> None:
+    def publish(self, change: object) -> None:
         """Each by itself: a subscriber whose wake fails harms nobody else."""
         if not self._any:
             return

@@ -217,14 +217,14 @@ class TxWaiters:
         self._count -= len(due)  # before any is woken: in a thread of its own, it runs on at once
         if self._wholes:
             self._wholes -= sum(waiter.position is not None for waiter in due)
-        _wake(due)
+        wake_all(due)
         return len(due)
 
     def close(self) -> None:
         """Wake everybody empty-handed."""
         queues, self._queues, self._count, self._wholes = self._queues, {}, 0, 0
         for queue in queues.values():
-            _close(queue)
+            close_all(queue)
 
 
 class RoleWaiters:
@@ -252,20 +252,20 @@ class RoleWaiters:
                 due.append(waiter)
         for waiter in due:
             del self._waiters[waiter]
-        _wake(due)
+        wake_all(due)
         return len(due)
 
     def close(self) -> None:
         """Wake everybody empty-handed."""
         waiters, self._waiters = self._waiters, {}
-        _close(waiters)
+        close_all(waiters)
 
 
 def _negative_txid(waiter: TxWaiter) -> int:
     return -waiter.txid
 
 
-def _wake(due: Iterable[Waiter[T]]) -> None:
+def wake_all(due: Iterable[Waiter[T]]) -> None:
     """Each by itself: one whose wake fails (its event loop is gone, say) harms nobody else's."""
     for waiter in due:
         try:
@@ -274,7 +274,7 @@ def _wake(due: Iterable[Waiter[T]]) -> None:
             logger.exception("a waiter could not be woken: %s", waiter.what)
 
 
-def _close(waiters: Iterable[Waiter[T]]) -> None:
+def close_all(waiters: Iterable[Waiter[T]]) -> None:
     for waiter in waiters:
         waiter.closed = True
         try:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from litefs_watch.changes import PrimaryChange, Role, TxChange
+from litefs_watch.cluster import Cluster, Peer
 from litefs_watch.position import Position
 from litefs_watch.printable import safe
 from litefs_watch.status import RESTING, SourceStatus, Status
@@ -73,6 +74,27 @@ def source_line(name: str, source: SourceStatus) -> list[Segment]:
     return [(f"{name:6}  ", ""), mark, (f"  {since}  {safe(source.detail)}", "")]
 
 
+def cluster_lines(cluster: Cluster) -> Iterator[list[Segment]]:
+    """The other nodes for people: two lines each, and one for each database that it has told of."""
+    yield []
+    if cluster.fault is not None:
+        yield [(safe(cluster.fault), "yellow")]
+    if not cluster.peers:
+        yield [("no other nodes are known: set LITEFS_PEERS", "yellow")]
+    for peer in cluster.peers:
+        style = _COLOURS[peer.role] if peer.connected else "bold yellow"
+        yield [(f"{safe(peer.url)}  ", ""), (role_text(peer.role, peer.primary) if peer.connected else "away", style)]
+        yield [(f"  since {peer.since:%H:%M:%S}Z  {safe(peer.detail)}", "")]
+        for name, position in sorted(peer.positions.items()):
+            yield [(f"  {safe(name)}  {position.txid}  ({position})  {_behind_text(peer.behind.get(name))}", "")]
+
+
+def _behind_text(behind: int | None) -> str:
+    if behind is None:
+        return "nothing tells how far behind"
+    return f"{behind} behind" if behind else "in step"
+
+
 # JSON. Names of several words are written as LiteFS writes its own: `primaryChange`, `isPrimary`.
 
 
@@ -109,6 +131,26 @@ def status_record(status: Status) -> dict[str, Any]:
         "positions": {database: position_record(position) for database, position in sorted(status.positions.items())},
         "sources": {name: source_record(source) for name, source in status.sources.items()},
         "faults": dict(status.faults),
+    }
+
+
+def cluster_record(cluster: Cluster) -> dict[str, Any]:
+    return {"peers": [peer_record(peer) for peer in cluster.peers], "fault": cluster.fault}
+
+
+def peer_record(peer: Peer) -> dict[str, Any]:
+    return {
+        "url": peer.url,
+        "nodeID": peer.node_id,
+        "connected": peer.connected,
+        "since": timestamp(peer.since),
+        "heard": None if peer.heard is None else timestamp(peer.heard),
+        "role": peer.role,
+        "primary": peer.primary,
+        "positions": {database: position_record(position) for database, position in sorted(peer.positions.items())},
+        "behind": dict(peer.behind),
+        "counts": peer.counts,
+        "detail": peer.detail,
     }
 
 

@@ -34,6 +34,7 @@ _FRAME = re.compile(
 """One whole chunk with one transaction; groups: the chunk's length, the database, the TXID, the checksum."""
 _FRAME_BEGUN = re.compile(rb"([0-9a-f]{1,3})(?:\r(?:\n([^\n]*))?)?")
 """What may still become one, and holds no whole line that could be read now."""
+_ID = re.compile(rb"[!-~]{1,64}")
 _LAST_OF_CHUNK = b"\n\r\n"  # as LiteFS's end: the newline of the event, and what ends the chunk
 
 
@@ -78,6 +79,8 @@ class EventDecoder:
         """Whether the head has come, and is as it should be."""
         self.ended: bool = False
         """Whether the response has ended as it should."""
+        self.identity: tuple[str, str] = "", ""
+        """The ids of the node and of its cluster, as the head tells them (LiteFS 0.5); empty where it does not."""
         self._data = b""
         self._at = 0  # what is before it in `_data` has become an event, or was shown to h11
         self._at_end = False
@@ -153,13 +156,19 @@ class EventDecoder:
         return NOTHING
 
     def _check_head(self, head: h11.Response) -> None:
+        headers = dict(head.headers)
+        self.identity = _id_in(headers.get(b"litefs-id")), _id_in(headers.get(b"litefs-cluster-id"))
         if head.status_code != 200:
-            location = dict(head.headers).get(b"location")
+            location = headers.get(b"location")
             where = f" to {location.decode('latin-1')!r}" if location is not None else ""
             raise Disconnected(
                 f"GET {self._url} answered {head.status_code}{where}, not 200: is this LiteFS's http.addr? "
                 "Set LITEFS_API_URL (api_url=) to it"
             )
+
+
+def _id_in(value: bytes | None) -> str:
+    return value.decode() if value is not None and _ID.fullmatch(value) else ""
 
 
 def _read(line: bytes) -> Reached | Event | Garbled:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import random
+import socket
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import anyio
@@ -47,17 +49,20 @@ class EventStream:
         *,
         report: Callable[[Reading], None],
         look: Callable[[], None],
-        on_data_dir: Callable[[Path], None],
+        on_data_dir: Callable[[Path], None] | None = None,
+        name: str = "stream",
     ) -> None:
         self._api_url = api_url
         self._report = report
         self._look = look
         self._on_data_dir = on_data_dir
-        self.health: Health = Health("stream")
+        self.health: Health = Health(name)
         self.attempted: bool = False
         """Whether the first attempt has succeeded or failed."""
         self.events: int = 0
         self.connections: int = 0
+        self.identity: tuple[str, str] = "", ""
+        """The ids of the node that answers, or did last, and of its cluster; see `EventDecoder.identity`."""
         self._open = False  # `init` has come
         self._opened_at = self._received = 0.0
 
@@ -96,15 +101,18 @@ class EventStream:
         self._url = url = f"{api_url}/events"
         self._decoder = decoder = EventDecoder(url)
         self._burst = Burst(self._report)
-        async with connection_to(url, timeout=ANSWER_TIMEOUT) as sock:
+        async with self._connected(url) as sock:
             with time_for(f"no answer from {url}", ANSWER_TIMEOUT):
                 await send(sock, decoder.request)
                 await pump(sock, self._take_in, lambda: decoder.answered)
             with time_for(f"{url} sent no whole line", ANSWER_TIMEOUT):
                 await pump(sock, self._take_in, lambda: self._open or decoder.ended)
-            if self._open:
+            if self._open and self._on_data_dir is not None:
                 self._tasks.start_soon(self._fetch_data_dir, api_url)
             await pump(sock, self._take_in, lambda: decoder.ended)
+
+    def _connected(self, url: str) -> AbstractAsyncContextManager[socket.socket]:
+        return connection_to(url, timeout=ANSWER_TIMEOUT)
 
     def _take_in(self, data: bytes | None) -> bool:
         """Take in what has come; None: what was left over. Returns whether something is left over again."""
@@ -158,6 +166,7 @@ class EventStream:
             raise Disconnected(f"{self._url} began with {kind!r} instead of 'init': is this LiteFS?")
         self._open = True
         self._opened_at = self._received
+        self.identity = self._decoder.identity
         self.connections += 1
         self.health.up(f"connected to {self._url}")
 
@@ -169,5 +178,5 @@ class EventStream:
                     info = parse_info(await response.read(_INFO_LIMIT))
         except HTTP_ERRORS:
             return
-        if info.path.startswith("/"):
+        if info.path.startswith("/") and self._on_data_dir is not None:
             self._on_data_dir(Path(info.path))

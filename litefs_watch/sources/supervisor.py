@@ -118,6 +118,11 @@ class Supervisor:
         return self._stream.health.alive
 
     @property
+    def identity(self) -> tuple[str, str]:
+        """The ids of this node and of its cluster, as LiteFS last told them on its event stream."""
+        return self._stream.identity
+
+    @property
     def data_dir(self) -> Path | None:
         """LiteFS's data directory, as far as it is known."""
         return self._files.data_dir

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from litefs_watch.changes import PrimaryChange, Role, Standing, TxChange
-from litefs_watch.core.waiters import PrimaryCheck, RoleWaiter, TxWaiter
+from litefs_watch.core.waiters import PrimaryCheck, RoleWaiter, TxWaiter, Waiter
 from litefs_watch.errors import WatcherClosed
 from litefs_watch.position import TXID_MAX, Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout, settings_or_env
 from litefs_watch.status import Statistics, Status
+from litefs_watch.watchers.peering import BlockingClusterCalls
 from litefs_watch.watchers.threads import Wake, check_threads
 from litefs_watch.watchers.watcher import (
     KNOWN_PRIMARY,
@@ -45,7 +46,7 @@ _STOP_LIMIT = 5.0  # seconds; a run ends within less, unless a callback of the a
 _EXIT_LIMIT = 1.0  # seconds; the same at the interpreter's end, which nobody may hold up
 
 
-class BlockingWatcher:
+class BlockingWatcher(BlockingClusterCalls):
     """`Watcher`, with the same names, for any number of threads.
 
     It starts by itself with the first call, so that a server may fork in between (gunicorn's ``preload``, multiprocessing):
@@ -240,7 +241,7 @@ class BlockingWatcher:
         position: Position = self._wait(waiter, woken, check_timeout(timeout))
         return position
 
-    def _wait(self, waiter: TxWaiter | RoleWaiter, woken: Wake, timeout: float | None) -> Any:
+    def _wait(self, waiter: Waiter[Any], woken: Wake, timeout: float | None) -> Any:
         run = self._live()
         if run.begin_wait(waiter, timeout):
             try:

@@ -13,13 +13,14 @@ import anyio
 from anyio.lowlevel import current_token
 
 from litefs_watch.changes import Role, Standing
-from litefs_watch.core.waiters import PrimaryCheck, RoleWaiter, TxWaiter
+from litefs_watch.core.waiters import PrimaryCheck, RoleWaiter, TxWaiter, Waiter
 from litefs_watch.errors import WatcherClosed
 from litefs_watch.position import Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout
 from litefs_watch.sources.thread import CallThread, call_soon
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.parking import Spot, cancellation_point, park, spot_in
+from litefs_watch.watchers.peering import ReplicaWait
 from litefs_watch.watchers.run import Run
 from litefs_watch.watchers.watcher import KNOWN_PRIMARY, NO_PRIMARY, no_role, spawn
 
@@ -51,7 +52,7 @@ class AwaitableWatcher:
             await CallThread("litefs_watch start").run(self.watcher._live)
         return self.watcher._live()
 
-    async def _wait(self, waiter: TxWaiter | RoleWaiter, spot: Spot, timeout: float | None) -> Any:
+    async def _wait(self, waiter: Waiter[Any], spot: Spot, timeout: float | None) -> Any:
         token = current_token()
         waiter.wake = lambda result: call_soon(token, partial(spot.wake, result))
         return await park(await self._running(), waiter, spot, timeout)
@@ -87,6 +88,18 @@ class AwaitableWatcher:
         spot = spot_in(current_token())
         standing: Standing = await self._wait(RoleWaiter(wanted, late, spot.wake), spot, check_timeout(timeout))
         return standing
+
+    async def wait_for_replicas(
+        self, position: Position, count: int = 1, *, database: str | None = None, timeout: float | None = None
+    ) -> int:
+        """As `Watcher.wait_for_replicas`, with the same errors."""
+        await cancellation_point(None)
+        wait = ReplicaWait(self.settings, await self._running(), position, count, database, timeout)
+        while not wait.over:
+            spot = spot_in(current_token())
+            await self._wait(wait.waiter(spot.wake), spot, wait.left)
+            wait.recount()
+        return wait.having
 
     async def read_position(self, database: str | None = None) -> Position | None:
         """As `Watcher.read_position`, with the same errors. The read is the watcher's, and shared with all who ask then."""

@@ -17,7 +17,7 @@ from anyio.lowlevel import EventLoopToken, checkpoint_if_cancelled
 if TYPE_CHECKING:
     import asyncio
 
-    from litefs_watch.core.waiters import RoleWaiter, TxWaiter
+    from litefs_watch.core.waiters import Waiter
     from litefs_watch.watchers.run import Run
 
 GRAIN = 0.001
@@ -44,7 +44,7 @@ def spot_in(token: EventLoopToken) -> Spot:
     return AsyncioSpot(loop) if hasattr(loop, "create_future") else TrioSpot()
 
 
-async def park(run: Run, waiter: TxWaiter | RoleWaiter, spot: Spot, timeout: float | None) -> Any:
+async def park(run: Run, waiter: Waiter[Any], spot: Spot, timeout: float | None) -> Any:
     """What ``waiter``, whose wake ends the wait at ``spot``, waited for. Raises `WaitTimeout` and `WatcherClosed`."""
     if run.begin_wait(waiter, timeout):
         try:

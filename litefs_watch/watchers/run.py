@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import anyio
@@ -22,9 +22,9 @@ from anyio.lowlevel import EventLoopToken, current_token
 from litefs_watch.changes import Change, PrimaryChange, Role, Standing
 from litefs_watch.core.board import Board
 from litefs_watch.core.history import View
-from litefs_watch.core.readings import NEVER_REPLICATED_MS, PositionsRead, Reading, RoleEvent, TxEvent
+from litefs_watch.core.readings import NEVER_REPLICATED_MS, PositionsRead, Reading, RoleEvent, StreamEnded, TxEvent
 from litefs_watch.core.state import NodeState
-from litefs_watch.core.waiters import PrimaryCheck, RoleWaiter, TxWaiter
+from litefs_watch.core.waiters import PrimaryCheck, TxWaiter, Waiter
 from litefs_watch.errors import TransactionLost, WaitTimeout, WatcherClosed
 from litefs_watch.position import Position
 from litefs_watch.sources.supervisor import Supervisor
@@ -34,11 +34,11 @@ from litefs_watch.watchers import why
 
 if TYPE_CHECKING:
     from litefs_watch.settings import Settings
+    from litefs_watch.watchers.cluster import ClusterWatch
 
 logger: logging.Logger = logging.getLogger("litefs_watch")
 
 Callback = Callable[[PrimaryChange], object]
-WaiterT = TypeVar("WaiterT", TxWaiter, RoleWaiter)
 
 
 class Run:
@@ -67,12 +67,18 @@ class Run:
         self._loop_is_closed: Callable[[], bool] = bool
         self._counted = settings.database is None  # the databases, once LiteFS has told which there are
         self.supervisor: Supervisor | None = None
+        self.cluster: ClusterWatch | None = None
+        """The other nodes, where they are watched."""
         if settings.standalone or settings.litefs_dir is None:
             self.board.apply(RoleEvent(time.monotonic(), is_primary=True, hostname=None))
         else:
             self.supervisor = Supervisor(
                 settings, settings.litefs_dir, publish=self.publish, known=self._known, awaited=lambda: self.board.awaited
             )
+            if settings.peers:
+                from litefs_watch.watchers.cluster import ClusterWatch
+
+                self.cluster = ClusterWatch(settings, self.board)
         _all.add(self)
 
     # Living and ending.
@@ -94,8 +100,10 @@ class Run:
                 if self.supervisor is None:
                     self._ready()
                     await anyio.sleep_forever()
-                else:
+                elif self.cluster is None:
                     await self.supervisor.run()
+                else:
+                    await self.cluster.run_beside(self.supervisor.run)
         except Exception as error:
             self.failure = error
             logger.exception("the watcher failed through a fault of litefs_watch")
@@ -109,6 +117,8 @@ class Run:
         self.board.close()
         if self.supervisor is not None:
             self.supervisor.close(reason)
+        if self.cluster is not None:
+            self.cluster.close(reason)
         self._ready()
 
     def stop(self) -> None:
@@ -162,6 +172,8 @@ class Run:
                 supervisor.look(reading.database)
             else:
                 supervisor.look_at(again)
+        if self.cluster is not None and supervisor is not None and isinstance(reading, TxEvent | RoleEvent | StreamEnded):
+            self.cluster.hear(None, reading, supervisor.identity)
         self._announce(changes)
         if self._on_ready is not None and supervisor is not None and supervisor.answered and board.state.settled:
             self._ready()
@@ -196,7 +208,7 @@ class Run:
 
     # Waiting: what is the same for tasks, threads and foreign event loops.
 
-    def begin_wait(self, waiter: TxWaiter | RoleWaiter, timeout: float | None) -> bool:
+    def begin_wait(self, waiter: Waiter[Any], timeout: float | None) -> bool:
         """Whether there is anything to wait for; then the waiter is woken when it is there, until `Board.leave`."""
         if isinstance(waiter, TxWaiter) and self.supervisor is None and not self.board.closed:
             waiter.result = waiter.position or Position(waiter.txid)  # standalone: every transaction is here
@@ -223,7 +235,7 @@ class Run:
                 call_soon(self.token, hurry)
         return True
 
-    def result_of(self, waiter: TxWaiter | RoleWaiter, timeout: float | None) -> Any:
+    def result_of(self, waiter: Waiter[Any], timeout: float | None) -> Any:
         """What ended the wait. Raises `WatcherClosed`, `TransactionLost` and `WaitTimeout`."""
         if waiter.result is not None:
             return waiter.result

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from types import TracebackType
-from typing import Generic, Self
+from typing import Any, Generic, Self
 
 import anyio
 import anyio.lowlevel
@@ -13,6 +14,8 @@ from litefs_watch.core.subscriptions import ChangeQueue, ChangeT
 from litefs_watch.errors import WaitTimeout, WatcherClosed
 from litefs_watch.settings import check_timeout
 from litefs_watch.watchers.run import Run
+
+MakeQueue = Callable[[tuple[type, ...], Callable[[], object]], ChangeQueue[Any]]
 
 
 class _Subscription(Generic[ChangeT]):
@@ -53,10 +56,10 @@ class Subscription(_Subscription[ChangeT]):
     when the watcher stops, after what was still queued. Dropping it unclosed is safe too: the watcher holds it weakly.
     """
 
-    def __init__(self, run: Run, accepts: tuple[type, ...]) -> None:
+    def __init__(self, run: Run, accepts: tuple[type, ...], queue: MakeQueue = ChangeQueue) -> None:
         run.check_loop()
         news = self._news = _News()
-        super().__init__(run, ChangeQueue(accepts, news.set))
+        super().__init__(run, queue(accepts, news.set))
 
     async def take(self, timeout: float | None = None) -> ChangeT | None:
         """The next change; None where the subscription has ended.
@@ -117,9 +120,9 @@ class BlockingSubscription(_Subscription[ChangeT]):
     It ends when the watcher stops, after what was still queued, and in a forked child. The watcher holds it weakly.
     """
 
-    def __init__(self, run: Run, accepts: tuple[type, ...]) -> None:
+    def __init__(self, run: Run, accepts: tuple[type, ...], queue: MakeQueue = ChangeQueue) -> None:
         news = self._news = threading.Condition(run.board.lock)
-        super().__init__(run, ChangeQueue(accepts, news.notify_all))
+        super().__init__(run, queue(accepts, news.notify_all))
 
     def take(self, timeout: float | None = None) -> ChangeT | None:
         """The next change; None where the subscription has ended.

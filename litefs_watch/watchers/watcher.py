@@ -18,6 +18,7 @@ from litefs_watch.errors import NoPrimary, NotPrimary, WatcherClosed, WrongInsta
 from litefs_watch.position import Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout, settings_or_env
 from litefs_watch.watchers.parking import cancellation_point, park, spot_in
+from litefs_watch.watchers.peering import ClusterCalls
 
 if TYPE_CHECKING:
     import asyncio
@@ -55,7 +56,7 @@ def require_instance(wanted: str, hostname: str) -> None:
         raise WrongInstance(wanted, f"this node is {hostname!r}: run this on {wanted!r}")
 
 
-class Watcher:
+class Watcher(ClusterCalls):
     """Knows each database's position and the primary of one LiteFS node, and wakes whoever waits, the moment it changes.
 
     Use it as an async context manager, as an application's ``lifespan``, or through `start` and `stop`, on asyncio or trio.
@@ -73,8 +74,7 @@ class Watcher:
         self._run = self._new_run(bool)
 
     def _new_run(self, on_ready: Callable[[], object]) -> Run:
-        # Imported with the first watcher: h11, watchfiles and the models are half of what the package costs.
-        from litefs_watch.watchers.run import Run
+        from litefs_watch.watchers.run import Run  # not before: h11, watchfiles and the models are half of what ours costs
 
         return Run(self.settings, self._callbacks, on_ready)
 

@@ -190,3 +190,20 @@ def test_a_frozen_litefs_can_be_asked_about(node: SimulatedNode, run: Run, tmp_p
     done = run(node, "status", "--dir", str(tmp_path))
     assert done.returncode == 1
     assert "unknown" in done.stdout
+
+
+def test_the_cluster_is_what_the_other_nodes_say(run: Run) -> None:
+    """One that is there, one that is not, and this one, which does not count; in words and in JSON."""
+    with SimulatedNode() as node, SimulatedNode(hostname="node-b", primary="node-a") as other:
+        environ = {"LITEFS_PEERS": f"{node.api_url},{other.api_url},http://127.0.0.1:1"}
+        words = run(node, "status", "--cluster", **environ).stdout
+        assert f"{other.api_url}  replica of node-a" in words
+        assert "it is this node itself" in words
+        assert re.search(r"^http://127.0.0.1:1  away$", words, re.MULTILINE)
+        peers = json.loads(run(node, "status", "--cluster", "--json", **environ).stdout)["cluster"]["peers"]
+        assert [(peer["connected"], peer["counts"], peer["role"]) for peer in peers] == [
+            (True, False, "primary"),
+            (True, True, "replica"),
+            (False, False, "unknown"),
+        ]
+        assert "cluster" not in json.loads(run(node, "status", "--json").stdout)

@@ -1,0 +1,206 @@
+"""Other nodes' streams: whatever a peer or the DNS does, the others are heard."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute
+
+from litefs_watch import ConfigError, Settings, fly
+from litefs_watch.core.readings import Reading, RoleEvent, StreamEnded, TxEvent
+from litefs_watch.sources import peers as peers_module
+from litefs_watch.sources import stream as stream_module
+from litefs_watch.sources.peers import PeerStreams
+from litefs_watch.sources.wire import LINE_LIMIT
+from tests.sources.test_stream import Answer, chunk, hang, say
+
+HEAD = (
+    b"HTTP/1.1 200 OK\r\nLitefs-Id: 0F933A0C7141E9EB\r\nLitefs-Cluster-Id: LFSC01\r\n"
+    b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+INIT = b'{"type":"init","data":{"isPrimary":false,"hostname":"node-a"}}\n'
+TX = b'{"type":"tx","db":"app.db","data":{"txID":"%016x","postApplyChecksum":"8000000000000001"}}\n'
+
+
+class Heard:
+    """What was published, and a way to wait for it."""
+
+    def __init__(self) -> None:
+        self.readings: dict[str, list[tuple[Reading, tuple[str, str]]]] = {}
+        self.changes = 0
+        self._news = anyio.Event()
+
+    def publish(self, url: str, reading: Reading, identity: tuple[str, str]) -> None:
+        self.readings.setdefault(url, []).append((reading, identity))
+        self._news.set()
+
+    def changed(self) -> None:
+        self.changes += 1
+        self._news.set()
+
+    def txids(self, url: str) -> list[int]:
+        return [each.position.txid for each, _ in self.readings.get(url, []) if isinstance(each, TxEvent)]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        with anyio.fail_after(10):
+            while not condition():
+                self._news = anyio.Event()
+                await self._news.wait()
+
+
+@asynccontextmanager
+async def served(*answers: Answer) -> AsyncIterator[list[str]]:
+    """A server for each answer, which gives it each time."""
+    async with AsyncExitStack() as stack:
+        listeners = [
+            await stack.enter_async_context(await anyio.create_tcp_listener(local_host="127.0.0.1")) for _ in answers
+        ]
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        urls = []
+        for listener, answer in zip(listeners, answers, strict=True):
+            urls.append(f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}")
+
+            async def serve(connection: anyio.abc.SocketStream, answer: Answer = answer) -> None:
+                async with connection:
+                    try:
+                        await connection.receive()
+                        await answer(connection)
+                    except (anyio.BrokenResourceError, anyio.EndOfStream):
+                        return
+
+            tasks.start_soon(listener.serve, serve)
+        yield urls
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def reading(settings: Settings) -> AsyncIterator[tuple[PeerStreams, Heard]]:
+    heard = Heard()
+    streams = PeerStreams(settings, publish=heard.publish, changed=heard.changed)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(streams.run)
+        yield streams, heard
+        tasks.cancel_scope.cancel()
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (stream_module, peers_module):
+        monkeypatch.setattr(module, "FIRST_PAUSE", 0.001)
+        monkeypatch.setattr(module, "LAST_PAUSE", 0.002)
+    monkeypatch.setattr(peers_module, "REFRESH", 0.005)
+
+
+GOOD = say(HEAD, chunk(INIT), chunk(TX % 7))
+BAD = {
+    "garbage": say(b"\x00\xff" * 1000, then=None),
+    "another program": say(b"HTTP/1.1 200 OK\r\nContent-Length: 21\r\n\r\n<html>\n<body>\n</body>\n", then=None),
+    "an endless line": say(HEAD, chunk(INIT), chunk(b"x" * (LINE_LIMIT + 1))),
+    "garbage amid events": say(HEAD, chunk(INIT), chunk(b"garbage\n")),
+    "1,000 events behind: cut off": say(HEAD, chunk(INIT), *(chunk(TX % n) for n in range(1, 6)), then=None),
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+async def test_a_bad_peer_is_tried_again_and_the_others_are_heard(bad: Answer) -> None:
+    """Its stream ends, is said to, and begins anew; nobody else's does."""
+    async with served(bad, GOOD) as (worse, better), reading(Settings("/litefs", peers=(worse, better))) as (streams, heard):
+        await heard.until(lambda: heard.txids(better) == [7])
+        ends = 2 * (bad in (BAD["an endless line"], BAD["garbage amid events"]))
+
+        def ended() -> bool:
+            return sum(isinstance(each, StreamEnded) for each, _ in heard.readings.get(worse, [])) >= ends
+
+        await heard.until(ended)
+        assert streams.by_url[better].health.alive
+        assert heard.txids(better) == [7]
+        opened, identity = heard.readings[better][0]
+        assert isinstance(opened, RoleEvent)
+        assert identity == ("0F933A0C7141E9EB", "LFSC01")
+
+
+async def test_a_peer_that_hangs_is_given_up_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes the connection and says nothing, and one that is not there."""
+    monkeypatch.setattr(stream_module, "ANSWER_TIMEOUT", 0.01)
+    async with served(hang, GOOD) as (hanging, good):
+        peers = (hanging, "http://127.0.0.1:1", good)
+        async with reading(Settings("/litefs", peers=peers)) as (streams, heard):
+            await heard.until(lambda: heard.txids(good) == [7])
+            with anyio.fail_after(5):
+                while not all(streams.by_url[url].attempted for url in peers):
+                    await anyio.lowlevel.checkpoint()
+            assert "no answer" in streams.by_url[hanging].health.status.detail
+            assert "no connection" in streams.by_url[peers[1]].health.status.detail
+
+
+async def test_a_fault_of_ours_ends_one_stream_for_a_moment() -> None:
+    """It is said to have ended, runs again, whole, and the other one does not notice."""
+    async with served(GOOD, GOOD) as (one, other), reading(Settings("/litefs", peers=(one, other))) as (streams, heard):
+        failures = iter([True])
+        publish = heard.publish
+
+        def fail_once(url: str, reading: Reading, identity: tuple[str, str]) -> None:
+            if url == one and isinstance(reading, TxEvent) and next(failures, False):
+                raise ZeroDivisionError
+            publish(url, reading, identity)
+
+        for stream in streams.by_url.values():
+            stream._publish = fail_once
+        await heard.until(lambda: heard.txids(one) == [7] and heard.txids(other) == [7])
+        assert [type(each) for each, _ in heard.readings[one]] == [RoleEvent, StreamEnded, RoleEvent, TxEvent]
+        assert [type(each) for each, _ in heard.readings[other]] == [RoleEvent, TxEvent]
+
+
+FLY = Settings("/litefs", peers="fly", app_name="shop", hostname="me", api_url="http://localhost:4321")
+
+
+async def test_flys_machines_come_and_go_with_the_dns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This one is left out, and what is no machine's name; while the DNS is away, those that are known stay."""
+    answers: list[list[bytes] | Exception] = [OSError("no server"), [b"me ams,b ams,../x ams,c lhr"]]
+    asked = anyio.Event()
+
+    async def resolve(name: str) -> list[bytes]:
+        assert name == "vms.shop.internal"
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            asked.set()
+            raise answer
+        return answer
+
+    monkeypatch.setattr(fly, "resolve_txt", resolve)
+    async with reading(FLY) as (streams, heard):
+        assert not streams.found
+        with anyio.fail_after(5):
+            await asked.wait()
+        both = {f"http://{name}.vm.shop.internal:4321" for name in "bc"}
+        await heard.until(lambda: streams.by_url.keys() == both)
+        assert streams.fault is None
+        answers[:] = [OSError("gone")]
+        await heard.until(lambda: streams.fault is not None)
+        assert "gone" in str(streams.fault)
+        assert streams.by_url.keys() == both
+        answers[:] = [[b"c lhr"]]
+        await heard.until(lambda: streams.by_url.keys() == {"http://c.vm.shop.internal:4321"})
+
+
+async def test_the_dns_can_name_any_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than `MOST` are watched, and that is said."""
+
+    async def resolve(name: str) -> list[bytes]:
+        return [b",".join(b"m%d ams" % number for number in range(1000))]
+
+    monkeypatch.setattr(fly, "resolve_txt", resolve)
+    async with reading(FLY) as (streams, heard):
+        await heard.until(lambda: streams.fault is not None)
+        assert len(streams.by_url) == peers_module.MOST
+        assert "968 are not" in str(streams.fault)
+
+
+def test_flys_dns_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said when the watcher is made."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"litefs-watch\[fly\]"):
+        PeerStreams(FLY, publish=lambda *_: None, changed=lambda: None)
