@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 from functools import partial
@@ -33,13 +34,18 @@ PLAIN: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False
     show_default=True,
     help="How long to write.",
 )
+@click.option("--web", is_flag=True, help="A page to play with instead, on loopback, until Ctrl-C (extra demo).")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Of the page; 0: any.")
+@click.option("--open/--no-open", "opens", default=None, help="Open a browser.  [default: where there is a screen]")
 @output_options
 @asynchronous
-async def command(as_json: bool, seconds: float) -> int:
+async def command(as_json: bool, seconds: float, web: bool, port: int, opens: bool | None) -> int:
     """Watch a simulated cluster: one primary, two replicas, real SQLite, and a fail-over. Needs nothing but this package.
 
     Every figure is measured while it runs. Status 0 if every read that waited for its write saw it.
     """
+    if web:
+        return await show_page(port, opens, as_json=as_json)
     console = Console(highlight=False)
     live = not as_json and sys.stdout is not None and sys.stdout.isatty() and not console.is_dumb_terminal
     demo = Demo(seconds, tell=partial(tell, as_json=as_json, quiet=live))
@@ -56,6 +62,19 @@ async def command(as_json: bool, seconds: float) -> int:
         for part in summary(demo, log=live):
             console.print(part, soft_wrap=isinstance(part, Text))
     return 0 if demo.good else 1
+
+
+async def show_page(port: int, opens: bool | None, *, as_json: bool) -> int:
+    try:
+        from litefs_watch.cli.demo_web.server import listen, serve
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"the page needs {error.name}: pip install 'litefs-watch[demo]'") from error
+    with listen(port) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        emit({"type": "page", "url": url}) if as_json else click.echo(f"The demo is at {url}  (Ctrl-C ends it)")
+        screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+        await serve(listener, ready=(lambda: click.launch(url)) if (screen if opens is None else opens) else None)
+    return 0
 
 
 def tell(event: dict[str, object], text: str, *, as_json: bool, quiet: bool) -> None:
