@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.cli.demo_web.browser import opened
 
-SIZE = {"width": 1000, "height": 1010}
+SIZE = {"width": 1080, "height": 1090}
 
 
 def main(path: Path) -> None:
