@@ -6,7 +6,7 @@ import importlib
 import logging
 import sys
 
-NAMES = ("wake", "burst", "waiters", "blocking", "idle", "http", "imports")
+NAMES = ("wake", "burst", "waiters", "blocking", "idle", "http", "imports", "attack")
 
 
 def main() -> int:

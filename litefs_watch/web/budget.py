@@ -5,17 +5,29 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from litefs_watch.consistency import Hold, Options
 
 
-class Budget:
-    """From any thread. ``waiting`` and ``held`` are the shell's own numbers, for who has chosen none."""
+class Defaults(NamedTuple):
+    """A shell's own numbers, for who has chosen none."""
 
-    def __init__(self, options: Options, waiting: int, held: int) -> None:
+    waiting: int
+    unsigned: int
+    """As ``waiting``, where no secret signs the tokens: anybody can make one up that is waited for in vain."""
+    held: int
+
+
+class Budget:
+    """From any thread."""
+
+    def __init__(self, options: Options, defaults: Defaults) -> None:
         chosen = options.max_waiting
+        waiting = defaults.waiting if options.secrets else defaults.unsigned
         self._most_waiting = waiting if chosen is None else chosen
-        self._most_held = options.max_held if options.max_held is not None else held if chosen is None else chosen
+        held = defaults.held if chosen is None else chosen
+        self._most_held = held if options.max_held is None else options.max_held
         self._lock = threading.Lock()
         self.waiting: int = 0
         """Those that wait for a TXID, or for a look, now."""

@@ -26,7 +26,7 @@ from litefs_watch.watchers import why
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.watcher import Watcher
 from litefs_watch.web import notes
-from litefs_watch.web.budget import Budget
+from litefs_watch.web.budget import Budget, Defaults
 from litefs_watch.web.checks import LostTransactions, SecureCookie
 
 logger: logging.Logger = logging.getLogger("litefs_watch")
@@ -54,7 +54,7 @@ def _nowhere(token: Token) -> None:
 class Gate:
     """What both have in common. Raises `ConfigError` for an option that can't work."""
 
-    DEFAULT_BUDGET: ClassVar[tuple[int, int]]
+    DEFAULT_BUDGET: ClassVar[Defaults]
     """Requests that may wait, and that may be held, at once."""
 
     def __init__(self, watcher: Watcher | BlockingWatcher, database: str | None, options: Options) -> None:
@@ -63,7 +63,7 @@ class Gate:
         self.policy: Policy = Policy(options, self.database)
         self._known = watcher
         self._secure = SecureCookie(options)
-        self.budget: Budget = Budget(options, *self.DEFAULT_BUDGET)
+        self.budget: Budget = Budget(options, self.DEFAULT_BUDGET)
         self._monotonic = options.monotonic
         self._max_age = options.max_age
         self._lost = LostTransactions()

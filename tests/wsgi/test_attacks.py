@@ -7,10 +7,14 @@ import selectors
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
+from litefs_watch.consistency import Hold, OptionKeywords, Options, Wait
 from litefs_watch.testing import SimulatedNode
+from litefs_watch.web.budget import Budget
+from litefs_watch.web.waiting import BlockingGate
 from tests.servers import serve
 
 SOON = 10.0
@@ -90,15 +94,15 @@ def test_nobody_waits_for_a_primary_on_a_healthy_replica(replica: tuple[Simulate
 
 
 def test_reads_that_wait_leave_threads_free(replica: tuple[SimulatedNode, int]) -> None:
-    """Eight that have seen what this replica has not, or say so: half of them wait, the others go to the primary."""
+    """Eight that have seen what this replica has not, or say so: a quarter of them wait, the others go to the primary."""
     node, port = replica
     attack = Attack(port, "GET", *["litefs-txid: 0000000000000063"] * THREADS)
     try:
-        assert attack.answered(4) == {409: 4}
+        assert attack.answered(THREADS - 2) == {409: THREADS - 2}
         assert ask(port, "GET", "/healthz") == 200
-        assert len(attack) == 4
+        assert len(attack) == 2
         node.commit(txid=0x63)
-        assert attack.answered(4) == {200: 4}
+        assert attack.answered(2) == {200: 2}
     finally:
         attack.close()
 
@@ -113,14 +117,35 @@ def test_writes_that_are_held_leave_most_threads_free(replica: tuple[SimulatedNo
     reads = Attack(port, "GET", *["litefs-txid: 0000000000001000"] * THREADS)
     try:
         assert attack.answered(THREADS - 3) == {503: THREADS - 3}
-        assert reads.answered(THREADS - 4) == {503: THREADS - 4}
+        assert reads.answered(THREADS - 2) == {503: THREADS - 2}
         assert ask(port, "GET", "/healthz") == 200
-        assert (len(attack), len(reads)) == (3, 4)
+        assert (len(attack), len(reads)) == (3, 2)
         node.become_primary()
         assert attack.answered(3) == {200: 3}
     finally:
         attack.close()
         reads.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "waiting", "held"),
+    [
+        ({}, 2, 3),
+        ({"secret": "tests"}, 4, 3),
+        ({"max_waiting": 5}, 5, 5),
+        ({"max_held": 1}, 2, 1),
+        ({"secret": "tests", "max_waiting": 1, "max_held": 2}, 1, 2),
+    ],
+)
+def test_more_may_wait_whose_tokens_are_signed(options: OptionKeywords, waiting: int, held: int) -> None:
+    """Nobody can make those up; and what is chosen is what counts."""
+    budget = Budget(Options(**options), BlockingGate.DEFAULT_BUDGET)
+    room = Wait(1, 0.5), Hold(5.0)
+    with ExitStack() as stack:
+        for number in range(6):
+            assert (budget.room, budget.holds) == (number < waiting, number < held)
+            for action in room:
+                stack.enter_context(budget.spent_on(action))
 
 
 def is_undecided(port: int) -> bool:
