@@ -105,6 +105,30 @@ async def test_a_header(name: str) -> None:
     assert (reply.status, reply.cookie) == (409 if outcome in (WAITS, REPLAYED) else 200, None)
 
 
+async def test_several_headers() -> None:
+    """The first ``litefs-txid`` that is no garbage counts; joined to one, as WSGI servers do, they are garbage."""
+    for values, waits in (
+        ([b"12", b"13"], [("tx", 12, 0.5)]),
+        ([b"x", b"12"], [("tx", 12, 0.5)]),
+        ([b"12,13"], []),
+        ([b"12, 12"], []),
+    ):
+        watcher = replica()
+        reply = await ask(watcher, "GET", [("litefs-txid", value) for value in values])
+        assert (reply.status, watcher.waits) == (409 if waits else 200, waits)
+
+
+@pytest.mark.parametrize("name", ["litefs-lost", "litefs-stale", "litefs-committed", "litefs-doubted", "fly-replay"])
+async def test_what_only_we_say_is_not_listened_to(name: str) -> None:
+    """In a request it is nobody's word: everything is as without it."""
+    for watcher in (replica, FakeWatcher, unknown):
+        for method in ("GET", "POST"):
+            said, unsaid = watcher(), watcher()
+            there = await ask(said, method, [(name, b"instance=node-c"), ("cookie", b"txnum=12")])
+            assert there.messages == (await ask(unsaid, method, [("cookie", b"txnum=12")])).messages
+            assert said.waits == unsaid.waits
+
+
 HOSTNAME = re.compile(r"[A-Za-z0-9._-]+")
 BYTES = st.binary(max_size=60)
 TEXT = st.text(max_size=40)

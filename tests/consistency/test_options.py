@@ -12,6 +12,7 @@ from litefs_watch.asgi import LiteFSMiddleware
 from litefs_watch.consistency import OptionKeywords, Options, Policy
 from litefs_watch.replay import FlyReplay, Forward, Redirect
 from tests.asgi.fakes import Handler, call
+from tests.docs.pages import PAGES, ROOT
 
 
 @pytest.mark.parametrize(
@@ -128,3 +129,13 @@ async def test_standalone_needs_no_database() -> None:
         for method in ("GET", "POST"):
             reply = await call(LiteFSMiddleware(Handler(), watcher, cookie="txnum"), method, "/", [("cookie", "txnum=5")])
             assert reply.status == 200
+
+
+def test_each_row_of_the_table_has_its_test() -> None:
+    """What a client may send, in the documents: beside each row stands one that is there."""
+    table = PAGES["options.md"].partition("## What a client may send")[2]
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("|")]
+    named = [row[2].strip().strip("`") for row in rows if row[2].strip() not in ("test", "---")]
+    assert len(named) > 30
+    for path, _, name in (each.partition("::") for each in named):
+        assert re.search(rf"^(async )?def {name}\(", (ROOT / "tests" / path).read_text(), re.MULTILINE), (path, name)
