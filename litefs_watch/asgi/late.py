@@ -152,6 +152,7 @@ class LateResponse:
 
     async def _send_marked(self, message: Message) -> None:
         sent = list(message.get("headers", ()))
+        await self._gate.replicate(self._exchange, self._position, message["status"])
         added = self._gate.headers_at(self._exchange, self._position, sent)
         if self._exchange.reset is not None:
             await self._replace()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import Any
 
 from litefs_watch.asgi.late import LateResponse
 from litefs_watch.asgi.responder import Responder
@@ -79,7 +80,9 @@ class Reply:
 
     async def _send_marked(self, message: Message) -> None:
         sent = list(message.get("headers", ()))
-        added = await self.gate.headers(self.exchange, sent)
+        position: Any = await self.gate.position(self.exchange)
+        await self.gate.replicate(self.exchange, position, message.get("status", 500))
+        added = self.gate.headers_at(self.exchange, position, sent)
         if self.exchange.reset is not None:
             await self.answer_reset()
             return

@@ -74,7 +74,7 @@ class Responder:
             action.reason,
             action.detail,
         )
-        await _send(refusal(action.reason, action.status), scope, send)
+        await _send(refusal(action.reason, action.status, action.headers), scope, send)
 
     async def aclose(self) -> None:
         """Close the connections to the primary."""

@@ -38,7 +38,9 @@ def named(method: str, path: str) -> str:
     return f"{method} {safe(path)}"
 
 
-def refusal(reason: str, status: int = 503) -> Answer:
-    """503, for now: with ``retry-after``, and the reason as text. 500 where nobody knows what has been done."""
-    again = [("retry-after", str(RETRY_AFTER))] if status == 503 else []
-    return Answer.of(status, *again, text=reason + "\n")
+def refusal(reason: str, status: int = 503, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Answer:
+    """503, for now: with ``retry-after``, and the reason as text. 500 where nobody knows what has been done. ``headers`` are
+    those of a request that has been done: it is not to be tried again."""
+    again = [("retry-after", str(RETRY_AFTER))] if status == 503 and not headers else []
+    answer = Answer.of(status, *again, text=reason + "\n")
+    return Answer(status, answer.headers + headers, answer.body)

@@ -38,6 +38,7 @@ STALE_HEADER = (b"litefs-stale", b"true")
 LOST_HEADER = b"litefs-lost"
 COMMITTED_HEADER = b"litefs-committed"
 DOUBTED_HEADER = b"litefs-doubted"
+REPLICATED_HEADER = b"litefs-replicated"
 
 HeaderList = list[tuple[bytes, bytes]]
 
@@ -82,6 +83,8 @@ class Carrying:
             added.append((DOUBTED_HEADER, b"pin" if exchange.doubted == PIN else b"%016x" % exchange.doubted))
         if exchange.committed is not None:
             added.append((COMMITTED_HEADER, b"%016x" % exchange.committed))
+        if exchange.replicated is not None:
+            added.append((REPLICATED_HEADER, b"%d" % exchange.replicated))
         in_header, cookies = self._said(exchange, token, everywhere=seen is not None)
         sent = list(sent)
         exposed = _exposed(sent, [name for name, _ in added + in_header])

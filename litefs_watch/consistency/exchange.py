@@ -62,6 +62,15 @@ class Undone(Exception):
     """The database went back while the request wrote: a fail-over. What it has written is gone, or came after that."""
 
 
+class Unreplicated(Exception):
+    """A write stands here, and too few other nodes have it. ``headers`` are what its response would have carried of ours."""
+
+    def __init__(self, having: int, wanted: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        super().__init__(f"{having} other nodes have it, {wanted} are asked for")
+        self.having = having
+        self.headers: tuple[tuple[bytes, bytes], ...] = tuple(headers)
+
+
 class Exchange:
     """A request and its response. Mutable, one for each request, and shared with the handler through `SCOPE_KEY`.
 
@@ -122,6 +131,10 @@ class Exchange:
     """Set by `mark_written`."""
     late = False
     """Set by the shell when the response starts: this request may commit after that, whatever the position is now."""
+    replicated: int | None = None
+    """Set by the shell when the response starts: how many other nodes have what it has written, where that is asked for …"""
+    wanted: int | None = None
+    """… and how many should, where they are too few."""
     spared = False
     """Set by the shell, of one of several databases: the position has not moved, and another one's has. It needs no pin."""
     reset: BaseException | None = None
@@ -272,6 +285,8 @@ class Refuse:
     detail: str = ""
     status: int = 503
     """500 where nobody knows what has been done."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    """What it carries, of a request that has been done: nobody is asked to try again."""
 
 
 Action = Run | Wait | Hold | Confirm | Look | Replay | Refuse

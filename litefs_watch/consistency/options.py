@@ -17,6 +17,7 @@ from litefs_watch.printable import did_you_mean
 
 OnTimeout = Literal["replay", "error", "stale"]
 SameSite = Literal["lax", "strict", "none"]
+OnUnreplicated = Literal["answer", "error"]
 CloseWebSockets = Literal["primary_paths", "all", "none"]
 Paths = Sequence[str | re.Pattern[str]] | Callable[[str], bool]
 Secret = str | bytes
@@ -42,6 +43,9 @@ class OptionKeywords(TypedDict, total=False):
     max_ahead: int
     hold_writes: float
     late_commits: float
+    replicated_to: int
+    replication_timeout: float
+    on_unreplicated: OnUnreplicated
     close_websockets: CloseWebSockets
     websocket_grace: float
     primary_paths: Paths
@@ -118,6 +122,17 @@ class Options:
     the application returns, which is when the sessions of FastAPI's dependencies commit. A stream never is. A transaction
     takes LiteFS 3 to 20 ms. 0: none is held, and what commits later goes to the primary for its client's next read."""
 
+    replicated_to: int = 0
+    """Other nodes that are to have a write before it is answered (``Settings.peers``): the response says in
+    ``litefs-replicated`` how many have. 0: it does not wait. A read never does."""
+
+    replication_timeout: float = 0.5
+    """Seconds that a write's response waits for them at most. Replication takes some 2 ms in one place."""
+
+    on_unreplicated: OnUnreplicated = "answer"
+    """What becomes of a write that fewer have got by then: it is ``answer``ed all the same, or ``error``: a 503, which says
+    that the write stands here all the same."""
+
     close_websockets: CloseWebSockets = "primary_paths"
     """Which WebSockets, under ASGI, are closed when this node, which was the primary when they were opened, is not any more:
     with 1012 'Service Restart', so that their clients connect again. ``primary_paths``: whose path is one of those, since
@@ -175,10 +190,13 @@ class Options:
             raise ConfigError("same_site='none' needs secure=True: browsers drop the cookie otherwise")
         _check(self.domain is None or _is(_DOMAIN, self.domain), "domain", self.domain, "a domain, such as example.com")
         _check(_is(_PATH, self.path), "path", self.path, "the cookie's path, which begins with '/'")
-        for name in ("timeout", "hold_writes", "late_commits", "websocket_grace"):
+        for name in ("timeout", "hold_writes", "late_commits", "replication_timeout", "websocket_grace"):
             seconds = getattr(self, name)
             _check(_is_number(seconds) and seconds >= 0, name, seconds, "a number of seconds, zero or more")
-        for name, least in (("max_age", 1), ("max_waiting", 0), ("max_held", 0), ("max_ahead", 0)):
+        _check(
+            self.on_unreplicated in get_args(OnUnreplicated), "on_unreplicated", self.on_unreplicated, "'answer' or 'error'"
+        )
+        for name, least in (("max_age", 1), ("max_waiting", 0), ("max_held", 0), ("max_ahead", 0), ("replicated_to", 0)):
             number = getattr(self, name)
             if number is None and name in ("max_waiting", "max_held"):
                 continue

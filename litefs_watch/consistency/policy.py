@@ -53,6 +53,7 @@ from litefs_watch.consistency.exchange import (
     Refuse,
     Replay,
     Undone,
+    Unreplicated,
     Wait,
 )
 from litefs_watch.consistency.faults import asks_for_primary, is_dead_connection, is_refused_write, waited_in_vain
@@ -264,6 +265,12 @@ class Policy:
             return Refuse(
                 "A fail-over went on during this request: what it has written may be lost.", str(error), status=500
             )
+        if isinstance(error, Unreplicated):
+            where = "nowhere else yet" if not error.having else f"on too few other nodes yet ({error.having})"
+            reason = (
+                f"This write stands on this node, and {where}. It is not undone: to send it again would be to do it twice."
+            )
+            return Refuse(reason, str(error), headers=error.headers)
         if exchange.halted:
             return None
         if (waited := waited_in_vain(error)) is not None:

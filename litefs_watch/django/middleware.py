@@ -139,7 +139,9 @@ class LiteFSMiddleware:
             self._swallowed.look(exchange, _route(request), self._watcher.role)
         if exchange.touched or exchange.written:
             exchange.scheme = request.scheme or "http"
-            added = self._gate.headers(exchange, _sent(response))
+            position: Any = self._gate.position(exchange)
+            self._gate.replicate(exchange, position, response.status_code)
+            added = self._gate.headers_at(exchange, position, _sent(response))
             if exchange.reset is not None:
                 return self._answer(request, self._gate.failed(exchange, exchange.reset))
             _add(response, added)
@@ -187,7 +189,9 @@ class LiteFSMiddleware:
             self._swallowed.look(exchange, _route(request), self._watcher.role)
         if exchange.touched or exchange.written:
             exchange.scheme = request.scheme or "http"
-            added = await self._async_gate.headers(exchange, _sent(response))
+            position: Any = await self._async_gate.position(exchange)
+            await self._async_gate.replicate(exchange, position, response.status_code)
+            added = self._async_gate.headers_at(exchange, position, _sent(response))
             if exchange.reset is not None:
                 return await self._answer_async(request, await self._async_gate.failed(exchange, exchange.reset))
             _add(response, added)
@@ -253,7 +257,7 @@ class LiteFSMiddleware:
         logger.warning(
             "%d for %s: %s %s", action.status, named(request.method or "GET", request.path), action.reason, action.detail
         )
-        return _to_response(refusal(action.reason, action.status))
+        return _to_response(refusal(action.reason, action.status, action.headers))
 
 
 class _Withheld(HttpResponse):

@@ -66,6 +66,16 @@ class ClusterWatch:
         with self._board.lock:
             return self._peers.count(database, position)
 
+    def could_have(self, count: int) -> bool:
+        """Whether so many are connected, and count."""
+        with self._board.lock:
+            return len(self._peers.counting()) >= count
+
+    def describe(self, database: str, position: Position) -> str:
+        """Who has it, and who has what instead, in words."""
+        with self._board.lock:
+            return "; ".join(self._peers.describe(database, position))
+
     # The picture.
 
     def picture(self) -> Cluster:

@@ -28,11 +28,16 @@ class Budget:
         self._most_waiting = waiting if chosen is None else chosen
         held = defaults.held if chosen is None else chosen
         self._most_held = held if options.max_held is None else options.max_held
+        self.most_replicating: int = defaults.waiting if chosen is None else chosen
+        """Responses that may wait at once for as long as they were given."""
         self._lock = threading.Lock()
         self.waiting: int = 0
         """Those that wait for a TXID, or for a look, now."""
         self.held: int = 0
         """Those that are held now."""
+
+        self.replicating: int = 0
+        """Responses that wait until other nodes have what they tell of, now."""
 
     @property
     def room(self) -> bool:
@@ -53,6 +58,17 @@ class Budget:
             yield
         finally:
             self._count(held, -1)
+
+    @contextmanager
+    def spent_on_replication(self) -> Iterator[None]:
+        """Around such a wait."""
+        with self._lock:
+            self.replicating += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.replicating -= 1
 
     def _count(self, held: bool, by: int) -> None:
         with self._lock:

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from litefs_watch.changes import Role
 from litefs_watch.consistency import PIN, Action, Confirm, Exchange, Hold, Look, Node, Options, Policy, Refuse, Token, Wait
-from litefs_watch.consistency.exchange import Undone
+from litefs_watch.consistency.exchange import Undone, Unreplicated
 from litefs_watch.consistency.faults import is_dead_connection
 from litefs_watch.consistency.tokens import is_beyond
 from litefs_watch.core.history import Lineage, View
@@ -28,6 +28,7 @@ from litefs_watch.watchers.watcher import Watcher
 from litefs_watch.web import notes
 from litefs_watch.web.budget import Budget, Defaults
 from litefs_watch.web.checks import LostTransactions, SecureCookie
+from litefs_watch.web.replication import Replication
 
 logger: logging.Logger = logging.getLogger("litefs_watch")
 
@@ -64,6 +65,8 @@ class Gate:
         self._known = watcher
         self._secure = SecureCookie(options)
         self.budget: Budget = Budget(options, self.DEFAULT_BUDGET)
+        self.replication: Replication = Replication(watcher.settings, options, self.database)
+        self._fails_unreplicated = options.on_unreplicated == "error"
         self._monotonic = options.monotonic
         self._max_age = options.max_age
         self._lost = LostTransactions()
@@ -225,6 +228,8 @@ class Gate:
         then, the response is to be replaced, as by `failed`."""
         self._check_answer(exchange, position)
         added = self.policy.headers(exchange, self.node(exchange), position, sent)
+        if exchange.wanted is not None and self._fails_unreplicated and exchange.reset is None:
+            exchange.reset = Unreplicated(exchange.replicated or 0, exchange.wanted, added)
         self._secure.look(exchange, added)
         self._say_lost(exchange)
         return added

@@ -48,6 +48,7 @@ class Joint(Exchange):
             joint.touched = joint.touched or exchange.touched
             joint.lost = exchange.lost if joint.lost is None else joint.lost
             joint.reset = joint.reset or exchange.reset
+            joint.replicated = _least(joint.replicated, exchange.replicated)
             joint.committed = exchange.committed if joint.committed is None else joint.committed
         joint.before = tuple(exchange.before for exchange in self.each)  # type: ignore[assignment]
 
@@ -157,9 +158,11 @@ class BlockingGates(_Gates):
             exchange.gather()
         return action
 
-    def headers(self, exchange: Exchange, sent: Iterable[tuple[bytes, bytes]]) -> HeaderList:
-        """As `BlockingGate.headers`."""
-        return self.headers_at(exchange, self.position(exchange), sent)
+    def replicate(self, exchange: Exchange, positions: Positions | None, status: int) -> None:
+        """As `BlockingGate.replicate`, one after the other."""
+        _tell(exchange)
+        for gate, each, position in zip(self._gates, _joint(exchange), positions or (), strict=False):
+            gate.replicate(each, position, status)
 
     def position(self, exchange: Exchange) -> Positions | None:
         """As `BlockingGate.position`: of each. None where all are."""
@@ -195,15 +198,21 @@ class AsyncGates(_Gates):
             exchange.gather()
         return action
 
-    async def headers(self, exchange: Exchange, sent: Iterable[tuple[bytes, bytes]]) -> HeaderList:
-        """As `AsyncGate.headers`."""
-        return self.headers_at(exchange, await self.position(exchange), sent)
+    async def replicate(self, exchange: Exchange, positions: Positions | None, status: int) -> None:
+        """As `BlockingGates.replicate`."""
+        _tell(exchange)
+        for gate, each, position in zip(self._gates, _joint(exchange), positions or (), strict=False):
+            await gate.replicate(each, position, status)
 
     async def position(self, exchange: Exchange) -> Positions | None:
         """As `AsyncGate.position`: of each. None where all are."""
         _tell(exchange)
         positions = [await gate.position(each) for gate, each in zip(self._gates, _joint(exchange), strict=True)]
         return tuple(positions) if any(positions) else None
+
+
+def _least(one: int | None, other: int | None) -> int | None:
+    return one if other is None else other if one is None else min(one, other)
 
 
 def _tell(exchange: Exchange) -> None:

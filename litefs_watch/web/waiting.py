@@ -21,7 +21,7 @@ from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.bridge import AwaitableWatcher
 from litefs_watch.watchers.watcher import Watcher
 from litefs_watch.web.budget import Defaults
-from litefs_watch.web.gate import Gate, HeaderList, Waiting
+from litefs_watch.web.gate import Gate, Waiting
 
 logger: logging.Logger = logging.getLogger("litefs_watch")
 
@@ -59,12 +59,23 @@ class BlockingGate(Gate):
 
     def failed(self, exchange: Exchange, error: BaseException) -> Action | None:
         """What answers an exception that `is_fault_of_node`, after all waits; None: the application's own response, with our
-        `headers`."""
+        `headers_at`."""
         return self._settle(exchange, lambda: self._fail(exchange, error))
 
-    def headers(self, exchange: Exchange, sent: HeaderList) -> list[tuple[bytes, bytes]]:
-        """What is added to the headers that the application has ``sent``, when the response starts; see `headers_at`."""
-        return self.headers_at(exchange, self.position(exchange), sent)
+    def replicate(self, exchange: Exchange, position: Position | None, status: int) -> None:
+        """Before `headers_at`: wait until as many other nodes have what a response acknowledges as is asked for."""
+        replication = self.replication
+        if not replication.concerns(exchange, position, status):
+            return
+        run = None
+        try:
+            run = self._watcher.run
+            if (seconds := replication.patience(exchange, position, run, self.budget)) and position is not None:
+                with self.budget.spent_on_replication():
+                    self._watcher.wait_for_replicas(position, replication.count, database=self.database, timeout=seconds)
+        except (WaitTimeout, WatcherClosed):
+            pass  # how many have it is asked now
+        replication.conclude(exchange, position, run)
 
     def position(self, exchange: Exchange) -> Position | None:
         """The position now, for `headers_at`. None where it is not wanted, or can't be read."""
@@ -124,9 +135,21 @@ class AsyncGate(Gate):
         """As `BlockingGate.failed`."""
         return await self._settle(exchange, lambda: self._fail(exchange, error))
 
-    async def headers(self, exchange: Exchange, sent: HeaderList) -> list[tuple[bytes, bytes]]:
-        """As `BlockingGate.headers`."""
-        return self.headers_at(exchange, await self.position(exchange), sent)
+    async def replicate(self, exchange: Exchange, position: Position | None, status: int) -> None:
+        """As `BlockingGate.replicate`."""
+        replication = self.replication
+        if not replication.concerns(exchange, position, status):
+            return
+        run = None
+        try:
+            run = self._known.run
+            if (seconds := replication.patience(exchange, position, run, self.budget)) and position is not None:
+                with self.budget.spent_on_replication():
+                    count, database = replication.count, self.database
+                    await self._watcher.wait_for_replicas(position, count, database=database, timeout=seconds)
+        except (WaitTimeout, WatcherClosed):
+            pass  # as above
+        replication.conclude(exchange, position, run)
 
     async def position(self, exchange: Exchange) -> Position | None:
         """As `BlockingGate.position`. None, too, where it can't be read within `READ_TIMEOUT`."""

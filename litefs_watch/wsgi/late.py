@@ -94,14 +94,14 @@ class LateResponse:
         self._marked = True
         status, headers = self._given
         if self._exchange.touched or self._exchange.written:
-            self._given = status, headers + self._added(headers)
+            self._given = status, headers + self._added(headers, int(status[:3]))
             if self._exchange.reset is not None:
                 self.replaced = self._gate.failed(self._exchange, self._exchange.reset)
 
     def replace(self, answer: Answer) -> None:
         """Tell the server of another one, with what it carries."""
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
-        self._real(f"{answer.status} {HTTPStatus(answer.status).phrase}", headers + self._added(headers))
+        self._real(f"{answer.status} {HTTPStatus(answer.status).phrase}", headers + self._added(headers, answer.status))
 
     def deliver(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """The application has returned: begin, and give the body to the server. Where the application may commit in it, it
@@ -130,7 +130,7 @@ class LateResponse:
             if now is not None and now != self._position:
                 self._routes.say(self._route, self._position, now)
 
-    def _added(self, sent: HeaderList) -> HeaderList:
+    def _added(self, sent: HeaderList, status: int) -> HeaderList:
         exchange = self._exchange
         position: Any = self._gate.position(exchange)
         if self._writes and not exchange.written:
@@ -139,6 +139,7 @@ class LateResponse:
             exchange.late = not self._unmoved and self._routes.knows(self._route)  # it was another one's commit
         exchange.scheme = self._scheme
         given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in sent]
+        self._gate.replicate(exchange, position, status)
         added = self._gate.headers_at(exchange, position, given)
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in added]
 

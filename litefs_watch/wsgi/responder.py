@@ -68,7 +68,7 @@ class Responder:
             action.reason,
             action.detail,
         )
-        return send(refusal(action.reason, action.status), start_response)
+        return send(refusal(action.reason, action.status, action.headers), start_response)
 
 
 def send(answer: Answer, start_response: StartResponse) -> Iterable[bytes]:
