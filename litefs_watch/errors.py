@@ -6,6 +6,7 @@
     ├── ConfigError     (ValueError)    the settings can't work; says what to set
     ├── WireError       (ValueError)    LiteFS, or what stands in its place, said something unreadable
     ├── WaitTimeout     (TimeoutError)  what was waited for did not happen in time
+    ├── TokenError      (ValueError)    a token is none, or is signed by nobody whom this process believes
     ├── TransactionLost                 a fail-over has dropped the transaction that was waited for
     ├── WatcherClosed                   you stopped the watcher, or have not started it
     ├── NotPrimary                      this must run on another node, whose name it carries
@@ -36,6 +37,10 @@ class WireError(LiteFSWatchError, ValueError):
 
 class WaitTimeout(LiteFSWatchError, TimeoutError):
     """What was waited for did not happen in time."""
+
+
+class TokenError(LiteFSWatchError, ValueError):
+    """What came as a token is none, or is signed by nobody whom this process believes."""
 
 
 class TransactionLost(LiteFSWatchError):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from litefs_watch.changes import Role
 from litefs_watch.consistency.faults import is_dead_connection, may_belong_elsewhere
 from litefs_watch.consistency.tokens import PIN, Token
 from litefs_watch.position import Position, Where
+
+if TYPE_CHECKING:
+    from litefs_watch.consistency.policy import Policy
 
 SCOPE_KEY = "litefs_watch.exchange"
 """Where the `Exchange` is: in an ASGI scope, a WSGI environ, or the ``META`` of Django's request."""
@@ -76,6 +79,11 @@ class Exchange:
 
     The defaults are the class's, and there is no ``__init__``: making one costs no more than what is set.
     """
+
+    policy: Policy | None = None
+    """Whose it is: set where it begins."""
+    each: Sequence[Exchange] = ()
+    """Of a request for several databases: what each of them sees."""
 
     method = "GET"
     headers: Headers = ()

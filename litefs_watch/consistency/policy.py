@@ -38,6 +38,7 @@ What a response carries has rules of its own: `litefs_watch.consistency.carrying
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from litefs_watch.changes import Role
 from litefs_watch.consistency.carrying import SAFE_METHODS, Carrying
@@ -70,6 +71,9 @@ class Policy:
 
     def __init__(self, options: Options, database: str = "") -> None:
         self.options = options
+        self.database: str = database
+        self.watcher: Any = None
+        """Set by the gate: whose node this is."""
         self._tokens = options.tokens(database)
         self._header_tokens = options.header_tokens(database)
         self._cookie = options.cookies
@@ -95,6 +99,7 @@ class Policy:
         if self._passthrough_path is not None and self._passthrough_path(path):
             return None
         exchange = Exchange()
+        exchange.policy = self
         exchange.method = method
         exchange.headers = headers
         writes = method not in SAFE_METHODS and (self._read_path is None or not self._read_path(path))

@@ -25,7 +25,7 @@ from litefs_watch.position import TXID_MAX, Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout, settings_or_env
 from litefs_watch.status import Statistics, Status
 from litefs_watch.watchers.peering import BlockingClusterCalls
-from litefs_watch.watchers.threads import Wake, check_threads
+from litefs_watch.watchers.threads import Wake, check_threads, read_position, wait
 from litefs_watch.watchers.watcher import (
     KNOWN_PRIMARY,
     NO_PRIMARY,
@@ -131,6 +131,11 @@ class BlockingWatcher(BlockingClusterCalls):
         """Whether it has been started, in this process, and not stopped."""
         return self._run.running
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it was stopped, and not started since."""
+        return self._run.stopped
+
     def _live(self) -> Run:
         """The run, started if need be: not yet, ended by itself, or not in this process. `WatcherClosed` where stopped."""
         if not self._run.running:
@@ -208,18 +213,7 @@ class BlockingWatcher(BlockingClusterCalls):
 
         It blocks as long as LiteFS is frozen, as every read of the database does. Raises `OSError` where it is unreadable.
         """
-        from litefs_watch.sources.directory import Directory  # not before a watcher is there: it builds the models
-
-        run = self._live()
-        name = self.settings.database_or_default(database)
-        if self.settings.litefs_dir is None or self.settings.standalone:
-            return self.position(name)
-        read, faults = Directory(self.settings.litefs_dir).positions([name])
-        if (fault := faults.get(f"{name}-pos")) is not None:
-            raise OSError(fault)
-        if read.primary is not None and run.standing.primary != read.primary.hostname:
-            run.publish_here(read)
-        return read.positions.get(name)
+        return read_position(self._live(), self.settings.database_or_default(database))
 
     # Waiting.
 
@@ -242,13 +236,7 @@ class BlockingWatcher(BlockingClusterCalls):
         return position
 
     def _wait(self, waiter: Waiter[Any], woken: Wake, timeout: float | None) -> Any:
-        run = self._live()
-        if run.begin_wait(waiter, timeout):
-            try:
-                woken.wait(timeout)
-            finally:
-                run.board.leave(waiter)
-        return run.result_of(waiter, timeout)
+        return wait(self._live(), waiter, woken, timeout)
 
     def wait_for_primary(self, *, timeout: float | None = None) -> str | None:
         """Wait until a primary is known. Returns its hostname; None where it is this node (or has no name: see `role`).

@@ -53,9 +53,7 @@ class AwaitableWatcher:
         return self.watcher._live()
 
     async def _wait(self, waiter: Waiter[Any], spot: Spot, timeout: float | None) -> Any:
-        token = current_token()
-        waiter.wake = lambda result: call_soon(token, partial(spot.wake, result))
-        return await park(await self._running(), waiter, spot, timeout)
+        return await wait(await self._running(), waiter, spot, timeout)
 
     async def wait_for_tx(
         self, txid: int | Position, *, database: str | None = None, timeout: float | None = None
@@ -104,26 +102,37 @@ class AwaitableWatcher:
     async def read_position(self, database: str | None = None) -> Position | None:
         """As `Watcher.read_position`, with the same errors. The read is the watcher's, and shared with all who ask then."""
         name = self.settings.database_or_default(database)
-        run = await self._running()
-        if run.supervisor is None:
-            return self.watcher.position(name)
-        supervisor = run.supervisor
-        token, done = current_token(), anyio.Event()
-        results: list[Position | None] = []
-        errors: list[Exception] = []
+        return await read_position(await self._running(), name)
 
-        async def read() -> None:
-            try:
-                results.append(await supervisor.read_position(name))
-            except Exception as error:  # noqa: BLE001 - handed to the task that asked
-                errors.append(error)
-            finally:
-                call_soon(token, done.set)
 
-        if run.token is not None and call_soon(run.token, lambda: spawn(read)):
-            await done.wait()
-        if errors:
-            raise errors[0]
-        if not results:
-            raise WatcherClosed("the watcher was stopped during a read")
-        return results[0]
+async def read_position(run: Run, database: str) -> Position | None:
+    """As `Watcher.read_position`, of any run, in any event loop. The read is the run's."""
+    if run.supervisor is None:
+        return run.position(database)
+    supervisor = run.supervisor
+    token, done = current_token(), anyio.Event()
+    results: list[Position | None] = []
+    errors: list[Exception] = []
+
+    async def read() -> None:
+        try:
+            results.append(await supervisor.read_position(database))
+        except Exception as error:  # noqa: BLE001 - handed to the task that asked
+            errors.append(error)
+        finally:
+            call_soon(token, done.set)
+
+    if run.token is not None and call_soon(run.token, lambda: spawn(read)):
+        await done.wait()
+    if errors:
+        raise errors[0]
+    if not results:
+        raise WatcherClosed("the watcher was stopped during a read")
+    return results[0]
+
+
+async def wait(run: Run, waiter: Waiter[Any], spot: Spot, timeout: float | None) -> Any:
+    """What ``waiter`` waited for, at ``spot``: of any run, in any event loop. Raises what `Watcher.wait_for_tx` raises."""
+    token = current_token()
+    waiter.wake = lambda result: call_soon(token, partial(spot.wake, result))
+    return await park(run, waiter, spot, timeout)

@@ -340,6 +340,11 @@ _all: WeakSet[Run] = WeakSet()
 _orphans: list[Run] = []  # of the parent, after a fork: kept, since finalising a foreign event loop would speak of it
 
 
+def running() -> list[Run]:
+    """Those of this process that are being served."""
+    return [run for run in list(_all) if run.running]
+
+
 def _after_fork() -> None:
     for run in list(_all):
         run.after_fork()

@@ -1,11 +1,17 @@
-"""What a wait needs of threads: real ones, and a way to wake one."""
+"""What threads ask of a run, whichever watcher's it is; and what a wait needs of them: real ones, and a way to wake one."""
 
 from __future__ import annotations
 
 import sys
 import threading
+from typing import TYPE_CHECKING, Any
 
 from litefs_watch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from litefs_watch.core.waiters import Waiter
+    from litefs_watch.position import Position
+    from litefs_watch.watchers.run import Run
 
 
 class Wake:
@@ -34,3 +40,28 @@ def check_threads() -> None:
                 f"{module.partition('.')[0]} has replaced Python's threads, and the watcher needs a real one: with "
                 "gunicorn, use --worker-class gthread"
             )
+
+
+def wait(run: Run, waiter: Waiter[Any], woken: Wake, timeout: float | None) -> Any:
+    """What ``waiter``, which sets ``woken``, waited for, in this thread. Raises `WatcherClosed`, `WaitTimeout` and
+    `TransactionLost`."""
+    if run.begin_wait(waiter, timeout):
+        try:
+            woken.wait(timeout)
+        finally:
+            run.board.leave(waiter)
+    return run.result_of(waiter, timeout)
+
+
+def read_position(run: Run, database: str) -> Position | None:
+    """The position straight from the ``-pos`` file, in this thread; None where there is no such file. Raises `OSError`."""
+    from litefs_watch.sources.directory import Directory  # not before a watcher is there: it builds the models
+
+    if run.supervisor is None or run.settings.litefs_dir is None:
+        return run.position(database)
+    read, faults = Directory(run.settings.litefs_dir).positions([database])
+    if (fault := faults.get(f"{database}-pos")) is not None:
+        raise OSError(fault)
+    if read.primary is not None and run.standing.primary != read.primary.hostname:
+        run.publish_here(read)
+    return read.positions.get(database)

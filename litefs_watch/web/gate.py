@@ -62,7 +62,7 @@ class Gate:
         self.hostname: str = watcher.hostname
         self.database: str = watcher.settings.database_or_default(database)
         self.policy: Policy = Policy(options, self.database)
-        self._known = watcher
+        self.policy.watcher = self._known = watcher
         self._secure = SecureCookie(options)
         self.budget: Budget = Budget(options, self.DEFAULT_BUDGET)
         self.replication: Replication = Replication(watcher.settings, options, self.database)

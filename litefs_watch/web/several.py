@@ -23,9 +23,7 @@ GatesT = TypeVar("GatesT")
 
 
 class Joint(Exchange):
-    """A request for several databases: what the handler and the shell see of it. ``each`` is what each database sees."""
-
-    each: Sequence[Exchange] = ()
+    """A request for several databases: what the handler and the shell see of it."""
 
     def halt(self) -> None:
         """As `Exchange.halt`: of all."""

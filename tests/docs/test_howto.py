@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from litefs_watch.testing import SimulatedNode
 from tests.docs.pages import PAGES, blocks, execute
 from tests.environment import environment_of
+from tests.jobs.signals import unwatch
 
 ELSEWHERE = {"watcher.md", "middleware.md", "howto/applications.md"}
 """Their blocks are run by tests/test_readme.py, and by tests/applications."""
@@ -49,7 +50,10 @@ def check(module: dict[str, Any], node: SimulatedNode) -> None:
 @pytest.mark.parametrize(("page", "code"), BLOCKS)
 def test_a_block_runs(page: str, code: str, node: SimulatedNode) -> None:
     """As a module; an application in it starts, and answers."""
-    check(execute(code, page), node)
+    module = execute(code, page)
+    check(module, node)
+    if (celery := module.get("celery")) is not None:
+        unwatch(celery)
 
 
 def test_a_session_with_the_scope_of_its_function_is_in_the_cookie(node: SimulatedNode) -> None:

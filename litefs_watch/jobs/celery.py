@@ -1,0 +1,143 @@
+"""Celery: each task sees what was written before it was sent.
+
+::
+
+    from litefs_watch.jobs.celery import watch_celery
+
+    app = Celery("shop", broker=...)
+    watch_celery(app)                       # in the module that makes it, for senders and workers alike
+
+
+    @app.task(litefs_writes=True)           # this one needs the primary
+    def bill(order): ...
+
+The token is a header of the message, put there when it is published. Waiting is done in ``task_prerun``, before anything of
+the task's runs. What raises there is swallowed by Celery, so that a task which must not run is stopped where its function is
+called: each task's ``run`` is wrapped when a worker starts, as Celery itself does for ``autoretry_for``.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from celery import Celery, signals
+from celery.exceptions import Retry
+from celery.utils.time import get_exponential_backoff_interval
+
+from litefs_watch.consistency.options import Secret
+from litefs_watch.jobs.around import AnyWatcher, current_job
+from litefs_watch.jobs.arrival import Arrival, OnReplica, OnTimeout
+from litefs_watch.jobs.calls import TIMEOUT
+from litefs_watch.jobs.guard import CARRIER, REQUEUED, Guard, pause, say
+
+logger: logging.Logger = logging.getLogger("litefs_watch")
+
+_OURS = "litefs_watch_arrival"
+_UNTOLD = "untold"
+"""No token: a worker fails what carries it."""
+
+
+def watch_celery(
+    app: Celery,
+    watcher: AnyWatcher | Callable[[], AnyWatcher] | None = None,
+    *,
+    databases: Sequence[str] = (),
+    secret: Secret | Sequence[Secret] | None = None,
+    timeout: float | None = TIMEOUT,
+    on_timeout: OnTimeout = "retry",
+    on_replica: OnReplica = "requeue",
+) -> None:
+    """Let each message carry what its sender has written or seen, and each task of ``app`` wait for it before it runs.
+
+    Without ``watcher`` each process has one of its own, from the environment, which starts with its first task: after the
+    fork. ``databases``: several. ``secret`` as the middleware's. The others are a task's own where it says so, as
+    ``litefs_timeout``, ``litefs_on_timeout``, ``litefs_on_replica``; ``litefs_writes=True`` is said there alone.
+
+    ``timeout`` seconds are waited; then ``on_timeout``: Celery's ``retry``, after 1, 2, 4 … s and up to the task's
+    ``max_retries`` times, ``run`` all the same, or ``fail``. What becomes of a task that writes, on a node that is no
+    primary, is ``on_replica``: ``requeue``, for as long as it takes, ``halt`` (LiteFS's HALT lock), or ``fail``.
+
+    Raises `ConfigError` for an option that can't work.
+    """
+    guard = Guard(watcher, databases=databases, secret=secret, timeout=timeout, on_timeout=on_timeout, on_replica=on_replica)
+
+    def publish(headers: dict[str, Any] | None = None, **_: Any) -> None:
+        if headers is None:
+            return
+        try:
+            headers[CARRIER] = guard.carry(headers.get(CARRIER))
+        except Exception:
+            headers[CARRIER] = _UNTOLD  # Celery sends it whatever is raised here
+            logger.exception("a job is sent, and what its sender has written can't be told: it will fail")
+
+    def arrive(task: Any = None, **_: Any) -> None:
+        request = task.request
+        if task.app is not app or request.is_eager:  # an eager task runs within the request that sends it
+            return
+        arrival = guard.arrive(getattr(request, CARRIER, None), _options_of(task))
+        say(task.name, arrival)
+        setattr(request, _OURS, (arrival, current_job.set(arrival.job)))
+
+    def leave(task: Any = None, **_: Any) -> None:
+        if (found := getattr(task.request, _OURS, None)) is not None:
+            current_job.reset(found[1])
+
+    def wrap(sender: Any = None, **_: Any) -> None:
+        if sender is None or sender.app is app:
+            for task in app.tasks.values():
+                _wrap(task, guard)
+
+    for signal, receiver in (
+        (signals.before_task_publish, publish),
+        (signals.task_prerun, arrive),
+        (signals.task_postrun, leave),
+        (signals.worker_init, wrap),
+    ):
+        signal.connect(receiver, weak=False, dispatch_uid=("litefs_watch", id(app)))
+
+
+def _options_of(task: Any) -> dict[str, Any]:
+    return {name: getattr(task, name) for name in dir(type(task)) if name.startswith("litefs_")}
+
+
+def _wrap(task: Any, guard: Guard) -> None:
+    run = task.run
+    if getattr(run, _OURS, False):
+        return
+
+    @functools.wraps(run)
+    def run_where_it_may(*args: Any, **kwargs: Any) -> Any:
+        found = getattr(task.request, _OURS, None)
+        if found is None:
+            return run(*args, **kwargs)
+        arrival: Arrival = found[0]
+        if arrival.what == "run":
+            with guard.doing(arrival):
+                return run(*args, **kwargs)
+        raise _instead(task, arrival)
+
+    setattr(run_where_it_may, _OURS, True)
+    task.run = run_where_it_may
+
+
+def _instead(task: Any, arrival: Arrival) -> Exception:
+    """What is raised in place of running. A retry has been sent by then."""
+    request, error = task.request, arrival.error or RuntimeError("it must not run")
+    if arrival.what == "fail":
+        return error
+    if arrival.what == "retry":
+        seconds = get_exponential_backoff_interval(
+            factor=int(max(1, getattr(task, "retry_backoff", 1))),
+            retries=request.retries,
+            maximum=int(getattr(task, "retry_backoff_max", task.default_retry_delay)),
+            full_jitter=getattr(task, "retry_jitter", False),
+        )
+        return cast("Exception", task.retry(exc=error, countdown=seconds, throw=False))
+    times = int(getattr(request, REQUEUED, 0))
+    headers = {**(request.headers or {}), REQUEUED: times + 1}
+    signature = task.signature_from_request(request, countdown=pause(times), retries=request.retries, headers=headers)
+    signature.apply_async()  # a retry that does not count: nothing has been tried
+    return cast("Exception", Retry(exc=error, when=pause(times), sig=signature))
