@@ -66,6 +66,19 @@ def base_http(watcher: Watcher) -> Any:
     return BaseHTTPMiddleware(bare, dispatch=dispatch)
 
 
+def committing(node: SimulatedNode, watcher: Watcher | None = None) -> Any:
+    """An application whose every request commits; and, with a watcher, reads from the file where that is, off the event
+    loop: no response to a write can do without."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        node.commit()
+        if watcher is not None:
+            await watcher.read_position()
+        await bare(scope, receive, send)
+
+    return app
+
+
 @contextmanager
 def replica() -> Iterator[SimulatedNode]:
     with SimulatedNode(primary="node-b") as node:
@@ -81,7 +94,7 @@ async def send(message: Any) -> None:
     pass
 
 
-async def microseconds(app: Any, headers: list[tuple[bytes, bytes]]) -> float:
+async def microseconds(app: Any, headers: list[tuple[bytes, bytes]], method: str = "GET") -> float:
     """For one call, on average over some; the scope is as large as uvicorn's."""
     scope = {
         "type": "http",
@@ -90,7 +103,7 @@ async def microseconds(app: Any, headers: list[tuple[bytes, bytes]]) -> float:
         "server": ("127.0.0.1", 8000),
         "client": ("127.0.0.1", 50000),
         "scheme": "http",
-        "method": "GET",
+        "method": method,
         "root_path": "",
         "path": "/",
         "raw_path": b"/",
@@ -98,28 +111,32 @@ async def microseconds(app: Any, headers: list[tuple[bytes, bytes]]) -> float:
         "headers": headers,
         "state": {},
     }
-    calls = CALLS // 10 if isinstance(app, BaseHTTPMiddleware) else CALLS
+    calls = CALLS // 10 if isinstance(app, BaseHTTPMiddleware) or method != "GET" else CALLS
     began = time.perf_counter()
     for _ in range(calls):
-        await app(scope, receive, send)
+        await app(dict(scope), receive, send)
     return (time.perf_counter() - began) / calls * 1e6
 
 
 async def in_process() -> None:
-    with replica() as node:
-        async with Watcher(node.settings()) as watcher:
+    with replica() as node, SimulatedNode() as primary:
+        async with Watcher(node.settings()) as watcher, Watcher(primary.settings()) as leading:
             ours = LiteFSMiddleware(bare, watcher)
             ways = {
-                "bare application": (bare, HEADERS),
-                "LiteFSMiddleware, without our cookie": (ours, HEADERS),
-                "LiteFSMiddleware, with one that is met": (ours, MET),
-                "BaseHTTPMiddleware, without our cookie": (base_http(watcher), HEADERS),
-                "BaseHTTPMiddleware, with one that is met": (base_http(watcher), MET),
+                "bare application": (bare, HEADERS, "GET"),
+                "LiteFSMiddleware, without our cookie": (ours, HEADERS, "GET"),
+                "LiteFSMiddleware, with one that is met": (ours, MET, "GET"),
+                "BaseHTTPMiddleware, without our cookie": (base_http(watcher), HEADERS, "GET"),
+                "BaseHTTPMiddleware, with one that is met": (base_http(watcher), MET, "GET"),
+                "LiteFSMiddleware, a write on a replica": (ours, HEADERS, "POST"),
+                "a simulated commit": (committing(primary), HEADERS, "POST"),
+                "the same, and reading the position": (committing(primary, leading), HEADERS, "POST"),
+                "LiteFSMiddleware, a write that commits": (LiteFSMiddleware(committing(primary), leading), HEADERS, "POST"),
             }
             times: dict[str, list[float]] = {name: [] for name in ways}
             for _ in range(ROUNDS):
-                for name, (app, headers) in ways.items():
-                    times[name].append(await microseconds(app, headers))
+                for name, (app, headers, method) in ways.items():
+                    times[name].append(await microseconds(app, headers, method))
     medians = {name: statistics.median(each) for name, each in times.items()}
     floor = medians["bare application"]
     rows = [[name, f"{median:.2f} us", f"{median - floor:+.2f} us"] for name, median in medians.items()]

@@ -99,7 +99,9 @@ class LiteFSMiddleware:
         if exchange is None:
             await self.app(scope, receive, send)
             return
-        if exchange.asks and not self._gate.is_met(exchange):
+        if not exchange.asks:
+            self._gate.admit(exchange)
+        elif not self._gate.is_met(exchange):
             client = Client(receive)
             try:
                 action = await self._gate.enter(exchange, client.watched)
@@ -116,8 +118,6 @@ class LiteFSMiddleware:
                 return
             if exchange.lost is not None:
                 scope.setdefault("state", {})["litefs_lost"] = exchange.lost
-        else:
-            self._gate.admit(exchange)
 
         # The application's own: what it puts there is for who is around us, too (Litestar's hooks, tracing, metrics).
         given, scope = scope, {**scope}  # what is answered after it has run is not of what it has made of it

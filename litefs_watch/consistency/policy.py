@@ -112,8 +112,11 @@ class Policy:
             if name in carriers:
                 if name != b"cookie":
                     self._take_header(exchange, value)
-                elif any(needle in value for needle in needles):  # most cookies are not ours
-                    self._take_cookie(exchange, value)
+                    continue
+                for needle in needles:
+                    if needle in value:  # most cookies are not ours
+                        self._take_cookie(exchange, value)
+                        break
         token, other = exchange.cookie_token, exchange.header_token
         if token is None or (other is not None and txid_of(other) > txid_of(token)):
             token = other

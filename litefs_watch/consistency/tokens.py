@@ -24,7 +24,7 @@ import re
 from base64 import urlsafe_b64encode
 from binascii import unhexlify
 from collections.abc import Sequence
-from struct import unpack
+from struct import Struct
 from typing import Literal
 
 from litefs_watch.position import TXID_MAX, Position
@@ -49,6 +49,7 @@ _TEXT = {  # all ASCII only, in bytes patterns
 _SIGNATURE = rb"(?:\.([A-Za-z0-9_-]{22}))?"
 _WIDTH = 16  # of a TXID in LiteFS's text
 _SLASH = ord("/")
+_two_numbers = Struct(">QQ").unpack
 
 
 def txid_of(token: Token) -> int:
@@ -111,7 +112,7 @@ class Tokens:
             return int(raw)
         if self._whole and len(raw) == 2 * _WIDTH + 1 and raw[_WIDTH] == _SLASH:  # likewise
             try:
-                return Position(*unpack(">Q1xQ", unhexlify(raw[:_WIDTH]) + b"/" + unhexlify(raw[_WIDTH + 1 :])))
+                return Position(*_two_numbers(unhexlify(raw[:_WIDTH] + raw[_WIDTH + 1 :])))
             except ValueError:
                 return Verdict.GARBAGE
         match = self._shape.fullmatch(raw)

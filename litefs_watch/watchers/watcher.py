@@ -180,7 +180,8 @@ class Watcher(ClusterCalls):
     @property
     def run(self) -> Run:
         """What is asked for each request, by the middlewares: the run of this start."""
-        return self._known_run()
+        run = self._run
+        return run if run.running else self._known_run()
 
     def has_tx(self, txid: int | Position, database: str | None = None) -> bool:
         """Whether `wait_for_tx` would return at once. Raises `ValueError` and `ConfigError` as that does."""

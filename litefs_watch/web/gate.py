@@ -24,6 +24,7 @@ from litefs_watch.position import Position, Where
 from litefs_watch.sources.ltx import where_on_disk
 from litefs_watch.watchers import why
 from litefs_watch.watchers.blocking import BlockingWatcher
+from litefs_watch.watchers.run import Run
 from litefs_watch.watchers.watcher import Watcher
 from litefs_watch.web import notes
 from litefs_watch.web.budget import Budget, Defaults
@@ -104,7 +105,8 @@ class Gate:
         return lambda: (lineage, where_on_disk(data_dir, self.database, token))
 
     def is_met(self, exchange: Exchange) -> bool:
-        """Whether this is a read whose token is met: it runs on every node, whatever its role. Short for `enter`."""
+        """Whether this is a read whose token is met: it runs on every node, whatever its role. Short for `enter`, and then
+        for `admit`, too."""
         if exchange.writes or exchange.token is None:
             return False
         try:
@@ -118,15 +120,19 @@ class Gate:
             exchange.before = run.position(self.database)
             if not run.streaming:  # what is known may be late: `enter` reads the file
                 return False
-        return self._is_here(exchange)
-
-    def _is_here(self, exchange: Exchange) -> bool:
-        if exchange.token is None:
+        if not self._has(run, exchange.token):
             return False
+        exchange.admitted = run.glance(self.database)
+        return True
+
+    def _has(self, run: Run, token: Token) -> bool:
+        if isinstance(token, Position):  # no more than that: one that is untold may have to be looked up
+            return run.has_position(self.database, token)
+        return self._known.has_tx(token, self.database)
+
+    def _is_here(self, token: Token) -> bool:
         try:
-            if isinstance(exchange.token, Position):  # no more than that: one that is untold may have to be looked up
-                return self._known.run.has_position(self.database, exchange.token)
-            return self._known.has_tx(exchange.token, self.database)
+            return self._has(self._known.run, token)
         except WatcherClosed:
             return False
 
@@ -140,14 +146,15 @@ class Gate:
     def look_back(self, exchange: Exchange) -> None:
         """When a response starts: whether what the request waited for is here still. A node that comes back from a fail-over
         is reset, and what was read then is of neither history; such a read goes to the primary, which can tell."""
-        if exchange.token is None or exchange.writes or exchange.written or exchange.stale or self._is_here(exchange):
+        token = exchange.token
+        if token is None or exchange.writes or exchange.written or exchange.stale or self._is_here(token):
             return
         node, found = self.node(exchange), exchange.found
-        if exchange.role is Role.PRIMARY and (exchange.lost is not None or not isinstance(exchange.token, Position)):
+        if exchange.role is Role.PRIMARY and (exchange.lost is not None or not isinstance(token, Position)):
             if node.role is not Role.PRIMARY and exchange.lost is not None:
                 exchange.reset = NotPrimary(None, _RESET)
             return
-        gone = not node.has(exchange.token) and node.where(exchange.token) in (Where.AHEAD, Where.ELSEWHERE, Where.DOUBTED)
+        gone = not node.has(token) and node.where(token) in (Where.AHEAD, Where.ELSEWHERE, Where.DOUBTED)
         if gone or (found is not None and found[0] is not self._lineage()):
             exchange.reset = NotPrimary(None, _RESET)
 

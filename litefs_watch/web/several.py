@@ -92,8 +92,12 @@ class _Gates:
 
     def is_met(self, exchange: Exchange) -> bool:
         """As `AsyncGate.is_met`: of all."""
-        asking = [(gate, each) for gate, each in zip(self._all, _joint(exchange), strict=True) if each.asks]
-        return all(gate.is_met(each) for gate, each in asking)
+        for gate, each in zip(self._all, _joint(exchange), strict=True):
+            if not each.asks:
+                gate.admit(each)
+            elif not gate.is_met(each):
+                return False
+        return True
 
     def admit(self, exchange: Exchange) -> None:
         """As `AsyncGate.admit`."""
