@@ -1,0 +1,168 @@
+"""What keeps them together: a watcher, a sample each second, a screen, the keys."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+import click
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from litefs_watch import Role, Settings, Watcher
+from litefs_watch.cli.options import check_seconds, node_options
+from litefs_watch.cli.output import emit
+from litefs_watch.cli.process import asynchronous
+from litefs_watch.cli.top.history import History
+from litefs_watch.cli.top.keys import pressed, unbuffered
+from litefs_watch.cli.top.screen import Page, lines
+from litefs_watch.operate.words import cluster_record, role_text, status_record, timestamp
+
+ONCE_LINES = 60
+"""Lines of a screen that nobody's terminal limits."""
+
+
+@click.command("top", short_help="Show this node, its neighbours and its databases, live.")
+@click.option("--once", is_flag=True, help="One screen, and no more.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1, max=3600),
+    callback=check_seconds,
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Between two samples.",
+)
+@node_options
+@asynchronous
+async def command(settings: Settings, as_json: bool, once: bool, interval: float) -> int:
+    """Roles, lags, transactions a second, sources, and the last changes of the primary; of the other nodes, too, where
+    LITEFS_PEERS names them.
+
+    In a pipe, and with --json, a line each interval. Keys: q ends it, space holds the screen, c clears the changes. With
+    --once: status 0 where the role is known, else 1.
+    """
+    async with Watcher(settings) as watcher:
+        top = Top(watcher, interval)
+        if once:
+            return await top.once(as_json=as_json)
+        console = Console(highlight=False)
+        live = not as_json and sys.stdout is not None and sys.stdout.isatty() and not console.is_dumb_terminal
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(top.follow)
+            await (top.show(console) if live else top.print(as_json=as_json))
+            tasks.cancel_scope.cancel()
+    return 0
+
+
+class Top:
+    def __init__(self, watcher: Watcher, interval: float) -> None:
+        self._watcher = watcher
+        self._interval = interval
+        self._history = History()
+        self._held = False
+        self._shown: list[Text] = []
+        self._news = anyio.Event()
+
+    def _sample(self) -> None:
+        self._history.sample(time.monotonic(), self._watcher.status, self._watcher.cluster)
+
+    async def follow(self) -> None:
+        """Keep the changes of the primary, and what is lost."""
+        async for change in self._watcher.changes():
+            self._history.tell(datetime.now(UTC), change)
+
+    async def once(self, *, as_json: bool) -> int:
+        if self._watcher.settings.peers and not self._watcher.settings.standalone:
+            with self._watcher.cluster_changes() as changes, anyio.move_on_after(self._watcher.settings.start_timeout):
+                while not self._watcher.cluster.settled:
+                    await changes.take()
+        self._sample()
+        if as_json:
+            self._emit()
+        else:
+            console = Console(highlight=False)
+            page = Page(console.width, ONCE_LINES, datetime.now(UTC), plain=_is_plain(console), keys=False)
+            for line in lines(self._history, page):
+                console.print(line, soft_wrap=True)
+        return 0 if self._watcher.role is not Role.UNKNOWN else 1
+
+    async def print(self, *, as_json: bool) -> None:
+        """A line each interval, until it is cancelled."""
+        while True:
+            self._sample()
+            if as_json:
+                self._emit()
+            else:
+                click.echo(self._line())
+            await anyio.sleep(self._interval)
+
+    def _emit(self) -> None:
+        status, cluster = self._watcher.status, self._watcher.cluster
+        rates = {row.name: row.rate for row in self._history.databases()}
+        record: dict[str, Any] = {"time": timestamp(datetime.now(UTC)), **status_record(status), "rates": rates}
+        emit(record | ({"cluster": cluster_record(cluster)} if cluster.peers or cluster.fault else {}))
+
+    def _line(self) -> str:
+        status = self._watcher.status
+        peers = self._watcher.cluster.peers
+        parts = [f"{datetime.now(UTC):%H:%M:%S}Z", role_text(status.role, status.primary)]
+        if status.lag is not None:
+            parts.append(f"lag {status.lag:.3f} s")
+        if peers:
+            parts.append(f"{sum(peer.connected for peer in peers)} of {len(peers)} other nodes heard")
+        busiest = self._history.databases()[:3]
+        parts += [f"{row.name} {row.txid}" + (f" ({row.rate:.1f} tx/s)" if row.rate is not None else "") for row in busiest]
+        return "   ".join(parts)
+
+    # On a terminal.
+
+    async def show(self, console: Console) -> None:
+        """Until ``q``, or a signal, ends it. The screen is given back as it was."""
+        keys = sys.stdin is not None and sys.stdin.isatty()
+        async with AsyncExitStack() as stack:
+            if keys:
+                stack.enter_context(unbuffered(sys.stdin.fileno()))
+            live = stack.enter_context(Live(console=console, screen=True, auto_refresh=False, transient=True))
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            tasks.start_soon(self._keep_sampling)
+            if keys:
+                tasks.start_soon(self._obey, sys.stdin.fileno(), tasks.cancel_scope)
+            while True:
+                self._draw(live, console, keys=keys)
+                self._news = anyio.Event()
+                with anyio.move_on_after(min(self._interval, 0.25)):
+                    await self._news.wait()
+
+    def _draw(self, live: Live, console: Console, *, keys: bool) -> None:
+        size = console.size  # as it is now: a window may change its own
+        if not self._held or not self._shown:
+            page = Page(size.width, size.height, datetime.now(UTC), _is_plain(console), self._held, keys)
+            self._shown = lines(self._history, page)
+        live.update(Group(*self._shown), refresh=True)
+
+    async def _keep_sampling(self) -> None:
+        while True:
+            self._sample()
+            await anyio.sleep(self._interval)
+
+    async def _obey(self, descriptor: int, scope: anyio.CancelScope) -> None:
+        async for key in pressed(descriptor):
+            if key in ("q", "Q", "\x04"):
+                break
+            if key == " ":
+                self._held, self._shown = not self._held, []
+            elif key == "c":
+                self._history.changes.clear()
+            self._news.set()
+        scope.cancel()
+
+
+def _is_plain(console: Console) -> bool:
+    return not (console.encoding or "").lower().startswith("utf") or os.environ.get("TERM") == "linux"
