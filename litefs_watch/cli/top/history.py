@@ -108,7 +108,7 @@ class History:
         return sorted(rows, key=lambda row: (-(row.rate or 0), row.name))
 
     def _rate(self, name: str) -> float | None:
-        samples = self._txids.get(name, ())
+        samples = list(self._txids.get(name, ()))
         if len(samples) < 2:
             return None
         (began, first), (ended, last) = samples[0], samples[-1]
