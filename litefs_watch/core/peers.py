@@ -11,7 +11,8 @@ The rules.
    snapshot, which can have any TXID, the next one too. This node's own history is known in the same way, by its own
    stream: the state's knows less where a look has run ahead of that.
 4. **Each node counts once, and this one never**: LiteFS tells its node's id, and its cluster's, in the head of each stream.
-   Who tells none does not count, nor one of another cluster; nobody does while this node's own is not known.
+   Who tells none does not count, nor one of another cluster; nobody does while this node's own is not known. A node that has
+   not joined its cluster when its stream is opened has no cluster's id there, for as long as that stays open.
 5. **It is bounded**: in databases (`DATABASES`) and in positions (`LIMIT`) of each peer. What is beyond is not known.
 """
 
@@ -192,7 +193,7 @@ class Peers:
             return "it tells no Litefs-Id"
         if node == own.node:
             return "it is this node itself"
-        return "it is of another cluster" if cluster != own.cluster else None
+        return "it is of another cluster" if "" not in (cluster, own.cluster) and cluster != own.cluster else None
 
     def count(self, database: str, position: Position) -> int:
         """How many have it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,8 @@ from litefs_watch.position import Position
 from litefs_watch.settings import Settings
 from litefs_watch.sources.peers import PeerStreams
 from litefs_watch.status import SourceStatus
+
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 
 class ClusterWatch:
@@ -46,6 +49,13 @@ class ClusterWatch:
         """A peer's stream, or this node's own (None), has said something."""
         state = self._board.state
         self._board.change_peers(lambda peers: peers.apply(url, reading, Identity(*identity), state))
+
+    def overhear(self, reading: Reading, identity: tuple[str, str]) -> None:
+        """This node's own stream has. A fault here is none of that stream's."""
+        try:
+            self.hear(None, reading, identity)
+        except Exception:
+            logger.exception("what this node says of itself was lost to who asks about other nodes")
 
     def _changed(self) -> None:
         """Who is a peer, or how one's stream is, may be another one."""

@@ -173,7 +173,7 @@ class Run:
             else:
                 supervisor.look_at(again)
         if self.cluster is not None and supervisor is not None and isinstance(reading, TxEvent | RoleEvent | StreamEnded):
-            self.cluster.hear(None, reading, supervisor.identity)
+            self.cluster.overhear(reading, supervisor.identity)
         self._announce(changes)
         if self._on_ready is not None and supervisor is not None and supervisor.answered and board.state.settled:
             self._ready()

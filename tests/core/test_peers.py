@@ -122,10 +122,21 @@ def test_what_it_had_before_it_was_away_does_not_count() -> None:
         (OWN, [("A", "ours"), ("C", "ours")], 1),
         (OWN, [("B", "ours"), ("B", "ours")], 1),
         (OWN, [("B", "theirs"), ("C", "ours")], 1),
+        (OWN, [("B", ""), ("C", "ours")], 2),
+        (Identity("A"), [("B", ""), ("C", "ours")], 2),
         (OWN, [("", "ours"), ("", "ours")], 0),
         (Identity(), [("B", "ours"), ("C", "ours")], 0),
     ],
-    ids=["two", "this node itself", "one node twice", "another cluster", "no id", "own id unknown"],
+    ids=[
+        "two",
+        "this node itself",
+        "one node twice",
+        "another cluster",
+        "not in its cluster yet",
+        "this one not in its cluster yet",
+        "no id",
+        "own id unknown",
+    ],
 )
 def test_each_node_counts_once_and_this_one_never(own: Identity, nodes: list[tuple[str, str]], counted: int) -> None:
     """By LiteFS's id: an address says nothing."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
@@ -134,6 +137,31 @@ async def test_a_peer_that_hangs_is_given_up_and_tried_again(monkeypatch: pytest
                     await anyio.lowlevel.checkpoint()
             assert "no answer" in streams.by_url[hanging].health.status.detail
             assert "no connection" in streams.by_url[peers[1]].health.status.detail
+
+
+async def test_a_name_that_is_looked_up_for_ever_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the other peers nor the event loop's own threads, which are the application's."""
+    released, asked = threading.Event(), threading.Event()
+    look_up = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *arguments: Any, **options: Any) -> Any:
+        if host == "slow.internal":
+            asked.set()
+            released.wait(30)
+            raise socket.gaierror("too late")
+        return look_up(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(stream_module, "ANSWER_TIMEOUT", 5.0)
+    try:
+        async with (
+            served(GOOD) as (good,),
+            reading(Settings("/litefs", peers=("http://slow.internal:1", good))) as (_, heard),
+        ):
+            await heard.until(lambda: heard.txids(good) == [7])
+            assert await anyio.to_thread.run_sync(asked.wait, 5)
+    finally:
+        released.set()
 
 
 async def test_a_fault_of_ours_ends_one_stream_for_a_moment() -> None:

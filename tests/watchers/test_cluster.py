@@ -206,3 +206,24 @@ async def test_without_peers_the_picture_is_empty_and_nothing_is_loaded() -> Non
         not {f"litefs_watch.{name}" for name in ("cluster", "core.peers", "fly", "sources.peers", "watchers.cluster")}
         & modules
     )
+
+
+async def test_a_fault_in_what_is_asked_about_others_is_none_of_this_nodes_stream(
+    cluster: SimulatedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged; the positions come, and what is known of others is less, and not wrong."""
+    async with Watcher(settings(cluster)) as watcher:
+        await until(watcher, connected)
+        peers = watcher.run.board.peers
+        assert peers is not None
+
+        def fail(*_: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(peers.own, "apply", fail)
+        position = insert(cluster)
+        await watcher.wait_for_tx(position, timeout=PATIENCE)
+        assert await watcher.wait_for_replicas(position, 2, timeout=PATIENCE) == 2
+        assert watcher.statistics().restarts == 0
+        monkeypatch.undo()
+        assert await watcher.wait_for_replicas(insert(cluster), 2, timeout=PATIENCE) == 2
