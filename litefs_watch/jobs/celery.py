@@ -19,36 +19,23 @@ called: each task's ``run`` is wrapped when a worker starts, as Celery itself do
 from __future__ import annotations
 
 import functools
-import logging
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 from celery import Celery, signals
 from celery.exceptions import Retry
 from celery.utils.time import get_exponential_backoff_interval
 
-from litefs_watch.consistency.options import Secret
 from litefs_watch.jobs.around import AnyWatcher, current_job
-from litefs_watch.jobs.arrival import Arrival, OnReplica, OnTimeout
-from litefs_watch.jobs.calls import TIMEOUT
-from litefs_watch.jobs.guard import CARRIER, REQUEUED, Guard, pause, say
-
-logger: logging.Logger = logging.getLogger("litefs_watch")
+from litefs_watch.jobs.arrival import Arrival
+from litefs_watch.jobs.guard import CARRIER, REQUEUED, Guard, JobOptions, WatcherFactory, pause, say
 
 _OURS = "litefs_watch_arrival"
-_UNTOLD = "untold"
-"""No token: a worker fails what carries it."""
 
 
 def watch_celery(
     app: Celery,
-    watcher: AnyWatcher | Callable[[], AnyWatcher] | None = None,
-    *,
-    databases: Sequence[str] = (),
-    secret: Secret | Sequence[Secret] | None = None,
-    timeout: float | None = TIMEOUT,
-    on_timeout: OnTimeout = "retry",
-    on_replica: OnReplica = "requeue",
+    watcher: AnyWatcher | WatcherFactory | None = None,
+    **options: Unpack[JobOptions],
 ) -> None:
     """Let each message carry what its sender has written or seen, and each task of ``app`` wait for it before it runs.
 
@@ -62,16 +49,11 @@ def watch_celery(
 
     Raises `ConfigError` for an option that can't work.
     """
-    guard = Guard(watcher, databases=databases, secret=secret, timeout=timeout, on_timeout=on_timeout, on_replica=on_replica)
+    guard = Guard(watcher, **options)
 
     def publish(headers: dict[str, Any] | None = None, **_: Any) -> None:
-        if headers is None:
-            return
-        try:
-            headers[CARRIER] = guard.carry(headers.get(CARRIER))
-        except Exception:
-            headers[CARRIER] = _UNTOLD  # Celery sends it whatever is raised here
-            logger.exception("a job is sent, and what its sender has written can't be told: it will fail")
+        if headers is not None:
+            headers[CARRIER] = guard.carry_or_say(headers.get(CARRIER))
 
     def arrive(task: Any = None, **_: Any) -> None:
         request = task.request

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from litefs_watch.consistency import PIN, Token
 from litefs_watch.consistency.options import Secret
 from litefs_watch.errors import ConfigError, TokenError, WatcherClosed
-from litefs_watch.halt import halted
+from litefs_watch.halt import halt, halted
 from litefs_watch.jobs.around import AnyWatcher, Around, Known, around, current_job, run_of, run_of_async
-from litefs_watch.jobs.arrival import ENDED, Arrival, Arriving, Rules
+from litefs_watch.jobs.arrival import ENDED, Arrival, Arriving, OnReplica, OnTimeout, Rules
 from litefs_watch.jobs.calls import in_event_loop, pin, token_of, token_of_async, wait_for, wait_for_async
 from litefs_watch.jobs.tokens import decode, encode, pack, secrets_of, unpack
 from litefs_watch.printable import did_you_mean
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.bridge import AwaitableWatcher
-from litefs_watch.watchers.run import running
+from litefs_watch.watchers.run import Run, running
 from litefs_watch.watchers.threads import Wake
 
 logger: logging.Logger = logging.getLogger("litefs_watch")
@@ -30,14 +30,38 @@ CARRIER = "litefs-token"
 REQUEUED = "litefs-requeued"
 """The one that counts how often it was sent back."""
 
+UNTOLD = "untold"
+"""Carried where the position can't be told through a fault: no token, so that a worker fails it."""
+
 LOOP_LIMIT = 0.25
 """Seconds for reading the position where a message is sent by a blocking call in an event loop's own thread."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """Seconds before a job that was sent back is due again: twice as long each time. Not for long: a queue may hold it in the
 worker that is the next to take it, and that may be the wrong one, too."""
 
+WatcherFactory = Callable[[], AnyWatcher]
+
 _PREFIX = "litefs_"
 _RULES = [each.name for each in fields(Rules)]
+TASK_OPTIONS = tuple(f"{_PREFIX}{name}" for name in _RULES)
+"""What a task may say for itself."""
+
+
+class RuleOptions(TypedDict, total=False):
+    """`Rules`, for all tasks of a queue; each task may say its own."""
+
+    timeout: float | None
+    on_timeout: OnTimeout
+    on_replica: OnReplica
+
+
+class JobOptions(RuleOptions, total=False):
+    """What the integrations of all queues take."""
+
+    databases: Sequence[str]
+    """Those whose positions a message carries; the watcher's own without."""
+    secret: Secret | Sequence[Secret] | None
+    """As the middleware's: signs the tokens. Who has one believes no other tokens."""
 
 
 class Guard:
@@ -46,11 +70,11 @@ class Guard:
 
     def __init__(
         self,
-        watcher: AnyWatcher | Callable[[], AnyWatcher] | None = None,
+        watcher: AnyWatcher | WatcherFactory | None = None,
         *,
         databases: Sequence[str] = (),
         secret: Secret | Sequence[Secret] | None = None,
-        **rules: Any,
+        **rules: Unpack[RuleOptions],
     ) -> None:
         if isinstance(databases, str):
             raise ConfigError(f"databases: a sequence of names, not a single one: [{databases!r}]")
@@ -88,6 +112,14 @@ class Guard:
         for where in sending:
             texts[where.database] = encode(_told(where), where.database, where.secrets)
         return pack(texts)
+
+    def carry_or_say(self, carried: object = None) -> str:
+        """As `carry`, where what is raised would be swallowed, and the message sent as if it carried nothing."""
+        try:
+            return self.carry(carried)
+        except Exception:
+            logger.exception("a job is sent, and what its sender has written can't be told: it will fail")
+            return UNTOLD
 
     async def carry_async(self, carried: object = None) -> str:
         """The same, without blocking the event loop."""
@@ -150,21 +182,36 @@ class Guard:
         `HaltError`."""
         outer = current_job.set(arrival.job)
         try:
-            with self._halted(arrival):
+            with self._halted(arrival.halting):
                 yield
         finally:
             current_job.reset(outer)
 
+    @asynccontextmanager
+    async def doing_async(self, arrival: Arrival) -> AsyncIterator[None]:
+        """As `doing`, in an event loop."""
+        outer = current_job.set(arrival.job)
+        try:
+            if arrival.halting is None:
+                yield
+            else:
+                async with halt(self._own(arrival.halting), litefs_dir=arrival.halting.settings.litefs_dir):
+                    yield
+        finally:
+            current_job.reset(outer)
+
     @contextmanager
-    def _halted(self, arrival: Arrival) -> Iterator[None]:
-        run = arrival.halting
+    def _halted(self, run: Run | None) -> Iterator[None]:
         if run is None:
             yield
             return
+        with halted(self._own(run), litefs_dir=run.settings.litefs_dir):
+            yield
+
+    def _own(self, run: Run) -> str:
         if len(self._databases) > 1:
             raise ConfigError("on_replica='halt' is for one database: which one of several a task writes is not known here")
-        with halted(run.settings.database_or_default(self._databases[0]), litefs_dir=run.settings.litefs_dir):
-            yield
+        return run.settings.database_or_default(self._databases[0])
 
 
 def pause(times: int) -> float:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sqlite3
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from celery import Celery
 
 from litefs_watch.jobs.celery import watch_celery
+from tests.jobs import seen
 
 
 def make(broker: str) -> Celery:
@@ -21,37 +19,28 @@ def make(broker: str) -> Celery:
         folders = {"data_folder_in": broker, "data_folder_out": broker, "control_folder": f"{broker}/control"}
         app.conf.broker_transport_options = folders | {"polling_interval": 0.02}
 
-    def say(words: object) -> None:
-        with Path(os.environ["RESULTS"]).open("a") as results:
-            results.write(f"{words}\n")
-
-    def rows(number: int) -> bool:
-        path = Path(os.environ["LITEFS_DIR"], "app.db")
-        with closing(sqlite3.connect(path)) as connection:
-            return connection.execute("SELECT 1 FROM t WHERE id = ?", (number,)).fetchone() is not None
-
     @app.task(name="look", bind=True)
     def look(self: Any, name: str, number: int) -> None:
-        say(f"{name} {'sees' if rows(number) else 'misses'} {number}")
+        seen.look(name, number)
 
     @app.task(name="hasty", litefs_timeout=0.02, litefs_on_timeout="run")
     def hasty(name: str, number: int) -> None:
-        look.run(name, number)
+        seen.look(name, number)
 
     @app.task(name="strict", litefs_timeout=0.02, litefs_on_timeout="fail", on_failure=lambda *about: failed(*about))
     def strict(name: str, number: int) -> None:
-        look.run(name, number)
+        seen.look(name, number)
 
     @app.task(name="again", litefs_timeout=0.02, default_retry_delay=0, max_retries=None)
     def again(name: str, number: int) -> None:
-        look.run(name, number)
+        seen.look(name, number)
 
-    @app.task(name="bill", litefs_writes=True, on_retry=lambda *about: say("bill is sent back"))
+    @app.task(name="bill", litefs_writes=True, on_retry=lambda *about: seen.say("bill is sent back"))
     def bill(name: str) -> None:
-        say(f"{name} writes on {os.environ['FLY_MACHINE_ID']}")
+        seen.bill(name)
 
     def failed(self: Any, error: Exception, task_id: str, args: Any, kwargs: Any, info: Any) -> None:
-        say(f"{args[0]} fails: {type(error).__name__}")
+        seen.say(f"{args[0]} fails: {type(error).__name__}")
 
     return app
 
