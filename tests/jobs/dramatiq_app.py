@@ -20,7 +20,7 @@ def make(address: str, middleware: LiteFSMiddleware | None) -> dict[str, Any]:
         broker.add_middleware(middleware)
     dramatiq.set_broker(broker)
 
-    def actor(function: Callable[..., None], name: str, **given: object) -> None:
+    def actor(function: Callable[..., None], name: str, **given: Any) -> None:
         kept = given if middleware is not None else {}  # nobody else knows these options
         dramatiq.actor(broker=broker, actor_name=name, queue_name="jobs", **kept)(function)
 
