@@ -48,6 +48,8 @@ def node_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 given[name] = value
         if given.get("api_url", "").lower() in ("none", "off"):
             given["api_url"] = None
+        if not options.get("of_cluster"):  # LITEFS_PEERS is for who asks about other nodes
+            given["peers"] = ()
         return command(settings=Settings.from_env(**given), **options)
 
     return configured

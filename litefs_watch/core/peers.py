@@ -55,8 +55,8 @@ class PeerState:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.identity = NOBODY_KNOWN
-        self.connected = False
+        self.identity: Identity = NOBODY_KNOWN
+        self.connected: bool = False
         self.standing: Standing = NOBODY
         self.heard_at: float | None = None
         """On the readings' clock."""
