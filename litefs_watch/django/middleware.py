@@ -37,7 +37,7 @@ from litefs_watch.web.late import route_named
 from litefs_watch.web.several import AsyncGates, BlockingGates, gate_of
 from litefs_watch.web.swallowed import SwallowedWrites
 from litefs_watch.web.waiting import AsyncGate, BlockingGate
-from litefs_watch.wsgi.environ import LOST_KEY, headers_of, query_of, raw_path_of
+from litefs_watch.wsgi.environ import LOST_KEY, query_of, raw_path_of, sent_headers_of
 
 logger: logging.Logger = logging.getLogger("litefs_watch")
 
@@ -210,7 +210,7 @@ class LiteFSMiddleware:
     def _begin(self, request: HttpRequest) -> Exchange | None:
         """None where the request is to be left alone."""
         scope = getattr(request, "scope", None)
-        headers = headers_of(request.META) if scope is None else scope["headers"]
+        headers = sent_headers_of(request.META) if scope is None else scope["headers"]
         exchange = self._gate.policy.begin(request.method or "GET", request.path_info, headers)
         if exchange is not None:
             request.META[SCOPE_KEY] = exchange

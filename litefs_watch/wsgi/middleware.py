@@ -15,7 +15,7 @@ from litefs_watch.web.late import LateRoutes
 from litefs_watch.web.several import BlockingGates, gate_of
 from litefs_watch.web.swallowed import SwallowedWrites
 from litefs_watch.web.waiting import BlockingGate
-from litefs_watch.wsgi.environ import LOST_KEY, Body, client_has_left, headers_of, route_of
+from litefs_watch.wsgi.environ import LOST_KEY, Body, client_has_left, route_of, sent_headers_of
 from litefs_watch.wsgi.late import Begun, LateResponse, close
 from litefs_watch.wsgi.responder import Responder, Strategy
 
@@ -72,7 +72,7 @@ class LiteFSMiddleware:
 
     def _handle(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         gate = self._gate
-        exchange = gate.policy.begin(environ["REQUEST_METHOD"], route_of(environ), headers_of(environ))
+        exchange = gate.policy.begin(environ["REQUEST_METHOD"], route_of(environ), sent_headers_of(environ))
         if exchange is None:
             return self.app(environ, start_response)
         if exchange.asks:
