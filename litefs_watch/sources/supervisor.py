@@ -141,7 +141,7 @@ class Supervisor:
     @property
     def misplaced(self) -> str | None:
         """Why this directory can't be LiteFS's mount, while LiteFS answers; None where it may be."""
-        return self._misplaced if self._stream.health.alive else None
+        return self._misplaced if self._misplaced is not None and self._stream.health.alive else None
 
     @property
     def counts(self) -> Counts:
