@@ -57,6 +57,8 @@ class PeerState:
         self.url = url
         self.identity: Identity = NOBODY_KNOWN
         self.connected: bool = False
+        self.ended_at: float = float("-inf")
+        """When its stream last ended, on the readings' clock."""
         self.standing: Standing = NOBODY
         self.heard_at: float | None = None
         """On the readings' clock."""
@@ -95,7 +97,7 @@ class PeerState:
             else:
                 self.standing = Standing(Role.REPLICA, reading.hostname) if reading.hostname else NOBODY
         elif isinstance(reading, StreamEnded):
-            self.connected, self.standing = False, NOBODY
+            self.connected, self.standing, self.ended_at = False, NOBODY, reading.began
             self._histories.clear()
 
     def _tx_event(self, event: TxEvent) -> None:
@@ -199,6 +201,11 @@ class Peers:
         """How many have it."""
         own = self.own.lineage(database)
         return sum(peer.has(database, position, own) for peer in self.counting().values())
+
+    def in_reach(self, since: float) -> int:
+        """How many other nodes count, or did at some time ``since`` then: they may be back in a moment."""
+        near = (peer for peer in self.by_url.values() if peer.connected or peer.ended_at >= since)
+        return len({peer.identity.node for peer in near} - {"", self.own.identity.node})
 
     def describe(self, database: str, position: Position) -> Iterator[str]:
         """Who has it, and who has what instead, in words."""

@@ -22,6 +22,9 @@ from litefs_watch.settings import Settings
 from litefs_watch.sources.peers import PeerStreams
 from litefs_watch.status import SourceStatus
 
+MOMENT = 1.0
+"""Seconds: who is not connected again by then is not waited for. A stream that broke is tried again after 0.03 to 0.05."""
+
 logger: logging.Logger = logging.getLogger("litefs_watch")
 
 
@@ -77,9 +80,9 @@ class ClusterWatch:
             return self._peers.count(database, position)
 
     def could_have(self, count: int) -> bool:
-        """Whether so many are connected, and count."""
+        """Whether so many are connected, or were a moment ago."""
         with self._board.lock:
-            return len(self._peers.counting()) >= count
+            return self._peers.in_reach(time.monotonic() - MOMENT) >= count
 
     def describe(self, database: str, position: Position) -> str:
         """Who has it, and who has what instead, in words."""

@@ -2,7 +2,8 @@
 
 1. **Only what acknowledges a write waits**: one that was let in on the primary, whose position has moved since, and that is
    answered with less than 400. A read never does.
-2. **What can't be met is not waited for**: while fewer other nodes are connected than are asked for.
+2. **What can't be met is not waited for**: while fewer other nodes are connected, or were a moment ago, than are asked for.
+   One that comes back tells with the next transaction that it has this one, too.
 3. **Waiting takes no server's last thread**: beyond ``max_waiting`` at once, each further one waits a tenth of its time.
 4. **What is said is what is known**: how many have that very position when the response goes. A write whose position is not
    known, or that is committed after its response has started, is known of nobody else: 0.
@@ -28,7 +29,7 @@ logger: logging.Logger = logging.getLogger("litefs_watch")
 
 SAID_EVERY = 10.0
 """Seconds: writes that others have not got are not logged more often."""
-_HURRIED = 0.1
+HURRIED = 0.1
 
 
 class Replication:
@@ -56,7 +57,7 @@ class Replication:
         """Seconds to wait, by rules 2 to 4."""
         if position is None or exchange.late or run.cluster is None or not run.cluster.could_have(self.count):
             return 0.0
-        return self._timeout if budget.replicating < budget.most_replicating else self._timeout * _HURRIED
+        return self._timeout if budget.replicating < budget.most_replicating else self._timeout * HURRIED
 
     def conclude(self, exchange: Exchange, position: Position | None, run: Run | None) -> None:
         """The wait is over: what is true now. None: the watcher was stopped."""

@@ -14,6 +14,8 @@ from litefs_watch import ConfigError, Position, Settings, Watcher
 from litefs_watch.asgi import LiteFSMiddleware, mark_written
 from litefs_watch.asgi.types import App, Message, Receive, Scope, Send
 from litefs_watch.testing import SimulatedCluster
+from litefs_watch.watchers import cluster as cluster_module
+from litefs_watch.web import replication as replication_module
 from tests.asgi.fakes import Handler, Reply, call
 from tests.replicated import PATIENCE, insert, settings, stopped, three
 
@@ -109,8 +111,9 @@ async def test_what_acknowledges_no_write_waits_for_nobody(cluster: SimulatedClu
         assert (await ask(watcher, marked, "GET", **options)).header("litefs-replicated") in ("1", "2")
 
 
-async def test_nobody_is_waited_for_who_is_not_there(cluster: SimulatedCluster) -> None:
+async def test_nobody_is_waited_for_who_is_not_there(cluster: SimulatedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer are connected than are asked for: it is said at once."""
+    monkeypatch.setattr(cluster_module, "MOMENT", 0.0)
     async with serving(cluster) as watcher:
         for name in ("node-b", "node-c"):
             cluster[name].stream_available = False
@@ -144,7 +147,9 @@ async def test_a_commit_that_follows_its_response_is_known_of_nobody(cluster: Si
             assert (reply.status, reply.header("litefs-replicated")) == expected
 
 
-async def test_many_that_wait_wait_together_and_no_longer_than_few(cluster: SimulatedCluster) -> None:
+async def test_many_that_wait_wait_together_and_no_longer_than_few(
+    cluster: SimulatedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One entry each in one queue; beyond ``max_waiting`` a tenth of the time."""
     async with serving(cluster) as watcher:
         app: Any = LiteFSMiddleware(inserting(cluster), watcher, replicated_to=2, max_waiting=2, replication_timeout=3600.0)
@@ -163,7 +168,10 @@ async def test_many_that_wait_wait_together_and_no_longer_than_few(cluster: Simu
                 assert app._gate.budget.replicating == 5
                 tasks.cancel_scope.cancel()
             assert (watcher.statistics().waiters, app._gate.budget.replicating, replies) == (0, 0, [])
-            hurried = LiteFSMiddleware(inserting(cluster), watcher, replicated_to=2, max_waiting=0, replication_timeout=0.1)
+            monkeypatch.setattr(replication_module, "HURRIED", 1e-5)
+            hurried = LiteFSMiddleware(
+                inserting(cluster), watcher, replicated_to=2, max_waiting=0, replication_timeout=3600.0
+            )
             with anyio.fail_after(PATIENCE):
                 assert (await call(hurried, "POST")).header("litefs-replicated") == "1"
         async with anyio.create_task_group() as tasks:

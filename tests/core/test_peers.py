@@ -104,10 +104,11 @@ def test_what_it_had_before_it_was_away_does_not_count() -> None:
     say(made, "B", p(7))
     hear(made, "B", StreamEnded(3.0))
     assert count(made, p(7)) == 0
-    connect(made, "B")
-    assert count(made, p(7)) == 0
     assert made.peers is not None
     peer = made.peers.by_url["B"]
+    assert peer.lineage("app.db") is None
+    connect(made, "B")
+    assert count(made, p(7)) == 0
     assert peer.positions == {"app.db": p(7)}
     assert peer.standing == (Role.REPLICA, "a")
     say(made, "B", p(8))
@@ -196,6 +197,20 @@ def test_a_jump_ahead_of_this_nodes_own_knowledge_counts_when_that_has_come() ->
     assert woken == []
     hear(made, None, TxEvent(3.0, "app.db", p(9)))
     assert woken == [1]
+
+
+def test_one_whose_stream_has_just_ended_is_still_in_reach() -> None:
+    """For whoever would wait for it. This node never is, nor is one twice."""
+    made = board("A", "B", "C")
+    connect(made, "A")
+    connect(made, "B")
+    connect(made, "C", node="B")
+    peers = made.peers
+    assert peers is not None
+    assert peers.in_reach(since=0.0) == 1
+    for name in "BC":
+        hear(made, name, StreamEnded(5.0))
+    assert [peers.in_reach(since) for since in (4.0, 6.0)] == [1, 0]
 
 
 def test_what_a_peer_names_is_bounded() -> None:

@@ -214,6 +214,33 @@ async def test_flys_machines_come_and_go_with_the_dns(monkeypatch: pytest.Monkey
         await heard.until(lambda: streams.by_url.keys() == {"http://c.vm.shop.internal:4321"})
 
 
+async def test_who_is_connected_stays_whatever_the_dns_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that is not whole takes nobody away who is there."""
+    answers = [[b"b ams,c ams"]]
+
+    async def resolve(name: str) -> list[bytes]:
+        return answers[0]
+
+    look_up = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
+        if str(host).startswith("c."):
+            raise socket.gaierror("no such machine")
+        return look_up("127.0.0.1" if str(host).startswith("b.") else host, *arguments, **options)
+
+    monkeypatch.setattr(fly, "resolve_txt", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    async with (
+        served(GOOD) as (good,),
+        reading(Settings("/l", peers="fly", app_name="shop", api_url=good)) as (streams, heard),
+    ):
+        b, c = (f"http://{name}.vm.shop.internal:{good.rpartition(':')[2]}" for name in "bc")
+        await heard.until(lambda: heard.txids(b) == [7] and c in streams.by_url)
+        answers[0] = []
+        await heard.until(lambda: c not in streams.by_url)
+        assert streams.by_url[b].health.alive
+
+
 async def test_the_dns_can_name_any_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than `MOST` are watched, and that is said."""
 

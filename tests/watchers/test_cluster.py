@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from litefs_watch import BlockingWatcher, Cluster, ConfigError, Position, Role, Settings, WaitTimeout, Watcher, WatcherClosed
+from litefs_watch.core.readings import TxEvent
 from litefs_watch.sources import stream as stream_module
 from litefs_watch.testing import SimulatedCluster
 from tests.test_import import loaded
@@ -227,3 +228,26 @@ async def test_a_fault_in_what_is_asked_about_others_is_none_of_this_nodes_strea
         assert watcher.statistics().restarts == 0
         monkeypatch.undo()
         assert await watcher.wait_for_replicas(insert(cluster), 2, timeout=PATIENCE) == 2
+
+
+async def test_who_had_it_for_a_moment_does_not_count(cluster: SimulatedCluster) -> None:
+    """A peer that says, in one breath, that it has a position and that it went back: the wait goes on."""
+    async with Watcher(settings(cluster)) as watcher:
+        await until(watcher, connected)
+        other, url = watcher.run.cluster, cluster["node-b"].api_url
+        assert other is not None
+        wanted = Position(1000, 1)
+        found: list[int] = []
+
+        async def wait() -> None:
+            found.append(await watcher.wait_for_replicas(wanted, timeout=PATIENCE))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            other.hear(url, TxEvent(1.0, "app.db", wanted), ("", ""))
+            other.hear(url, TxEvent(2.0, "app.db", Position(999, 2)), ("", ""))
+            await anyio.wait_all_tasks_blocked()
+            assert (found, watcher.statistics().waiters) == ([], 1)
+            other.hear(url, TxEvent(3.0, "app.db", wanted), ("", ""))
+        assert found == [1]
