@@ -16,6 +16,7 @@ class Network:
         self.delay = delay
         self.loop = asyncio.new_event_loop()
         self._ends: dict[int, set[End]] = {}
+        self._servers: list[asyncio.Server] = []
 
     @contextmanager
     def running(self) -> Iterator[Network]:
@@ -44,10 +45,13 @@ class Network:
     async def _listen(self, port: int) -> int:
         ends = self._ends[port] = set()
         server = await self.loop.create_server(lambda: End(self, ends, port), "127.0.0.1", 0)
+        self._servers.append(server)
         listening: int = server.sockets[0].getsockname()[1]
         return listening
 
     async def _close(self) -> None:
+        for server in self._servers:
+            server.close()
         for port in self._ends:
             self._cut(port)
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
