@@ -34,6 +34,7 @@ from litefs_watch.watchers.watcher import (
     require_instance,
     require_primary,
 )
+from litefs_watch.watchers.while_primary import BlockingWhilePrimary
 
 if TYPE_CHECKING:
     from litefs_watch.watchers.run import Callback, Run
@@ -46,7 +47,7 @@ _STOP_LIMIT = 5.0  # seconds; a run ends within less, unless a callback of the a
 _EXIT_LIMIT = 1.0  # seconds; the same at the interpreter's end, which nobody may hold up
 
 
-class BlockingWatcher(BlockingClusterCalls):
+class BlockingWatcher(BlockingClusterCalls, BlockingWhilePrimary):
     """`Watcher`, with the same names, for any number of threads.
 
     It starts by itself with the first call, so that a server may fork in between (gunicorn's ``preload``, multiprocessing):

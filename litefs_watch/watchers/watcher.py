@@ -19,6 +19,7 @@ from litefs_watch.position import Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout, settings_or_env
 from litefs_watch.watchers.parking import cancellation_point, park, spot_in
 from litefs_watch.watchers.peering import ClusterCalls
+from litefs_watch.watchers.while_primary import WhilePrimary
 
 if TYPE_CHECKING:
     import asyncio
@@ -56,7 +57,7 @@ def require_instance(wanted: str, hostname: str) -> None:
         raise WrongInstance(wanted, f"this node is {hostname!r}: run this on {wanted!r}")
 
 
-class Watcher(ClusterCalls):
+class Watcher(ClusterCalls, WhilePrimary):
     """Knows each database's position and the primary of one LiteFS node, and wakes whoever waits, the moment it changes.
 
     Use it as an async context manager, as an application's ``lifespan``, or through `start` and `stop`, on asyncio or trio.
