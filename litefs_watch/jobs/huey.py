@@ -70,7 +70,7 @@ def _execute(guard: Guard, task: Task) -> Any:
         if arrival.what == "requeue":
             raise RetryTask(str(arrival.error), delay=LONGEST_PAUSE)
         if arrival.what == "fail":
-            raise CancelExecution(str(arrival.error), retry=False) from arrival.error
+            raise CancelExecution(retry=False) from arrival.error
         raise arrival.error or CancelExecution
     finally:
         if carried is not None:

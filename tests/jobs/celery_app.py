@@ -47,4 +47,4 @@ def make(broker: str) -> Celery:
 
 if "BROKER" in os.environ:
     app = make(os.environ["BROKER"])
-    watch_celery(app)
+    watch_celery(app, timeout=60.0)  # longer than a test waits

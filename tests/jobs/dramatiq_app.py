@@ -33,4 +33,4 @@ def make(address: str, middleware: LiteFSMiddleware | None) -> dict[str, Any]:
 
 
 if "BROKER" in os.environ:
-    actors = make(os.environ["BROKER"], LiteFSMiddleware())
+    actors = make(os.environ["BROKER"], LiteFSMiddleware(timeout=60.0))  # longer than a test waits

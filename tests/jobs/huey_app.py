@@ -35,4 +35,4 @@ def make(file: str) -> SqliteHuey:
 
 if "BROKER" in os.environ:
     huey = make(os.environ["BROKER"])
-    watch_huey(huey)
+    watch_huey(huey, timeout=60.0)  # longer than a test waits

@@ -47,4 +47,4 @@ async def send(broker: Any, task: str, *arguments: object, **labels: object) -> 
 
 
 if "BROKER" in os.environ:
-    broker = make(os.environ["BROKER"], LiteFSMiddleware())
+    broker = make(os.environ["BROKER"], LiteFSMiddleware(timeout=60.0))  # longer than a test waits
