@@ -6,7 +6,7 @@ import importlib
 import logging
 import sys
 
-NAMES = ("wake", "burst", "waiters", "blocking", "idle", "http", "imports", "attack")
+NAMES = ("wake", "burst", "waiters", "blocking", "idle", "http", "imports", "attack", "jobs")
 
 
 def main() -> int:
