@@ -91,7 +91,7 @@ def huey(broker: str, watcher: BlockingWatcher) -> Iterator[tuple[list[str], Sen
 
 def main() -> None:
     rows = []
-    for queue, kind in ((celery, "redis"), (celery, "files"), (dramatiq, "redis"), (taskiq, "redis"), (huey, "sqlite")):
+    for queue, kind in ((celery, "redis"), (celery, "sqlite"), (dramatiq, "redis"), (taskiq, "redis"), (huey, "sqlite")):
         if kind != "redis" or has_redis():
             rows.append((f"{queue.__name__}, {kind}", *measure(queue, kind)))
     show(
@@ -105,8 +105,6 @@ def measure(queue: Callable[..., Any], kind: str) -> list[str]:
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         broker = stack.enter_context(redis_server()) if kind == "redis" else str(home / "broker")
-        if kind == "files":
-            (home / "broker").mkdir()
         cluster = stack.enter_context(SimulatedCluster(2, lag=LAG, fuse=False))
         cluster.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
         watcher = stack.enter_context(BlockingWatcher(cluster.primary.settings()))
