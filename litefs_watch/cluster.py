@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from litefs_watch.changes import Role
@@ -38,6 +38,9 @@ class Peer:
     under another address."""
     detail: str
     """What its stream does; where it is not connected, why not; where it does not count, why not."""
+    txids: Mapping[str, int] = field(default_factory=dict)
+    """By database: where it was when the stream was opened, by LiteFS's metrics, until the stream tells of it. A TXID alone
+    names no history: these are for people."""
 
 
 @dataclass(frozen=True, slots=True)

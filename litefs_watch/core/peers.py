@@ -19,7 +19,8 @@ The rules.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from litefs_watch.changes import NOBODY, Role, Standing
@@ -50,6 +51,14 @@ class Identity(NamedTuple):
 NOBODY_KNOWN = Identity()
 
 
+@dataclass(frozen=True, slots=True)
+class TxidsTold:
+    """A peer's metrics say where its databases are. TXIDs alone: they count for nothing, and are for people."""
+
+    began: float
+    txids: Mapping[str, int]
+
+
 class PeerState:
     """One peer."""
 
@@ -64,6 +73,8 @@ class PeerState:
         """On the readings' clock."""
         self.positions: dict[str, Position] = {}
         """By database, as last told."""
+        self.txids: Mapping[str, int] = {}
+        """By database, as its metrics told when the stream was opened."""
         self._histories: dict[str, History] = {}  # what was told on the stream that is open (rule 2)
 
     def lineage(self, database: str) -> Lineage | None:
@@ -81,14 +92,20 @@ class PeerState:
             return True
         return own is not None and position.txid <= last.txid and own.has(last) and own.has(position)
 
-    def apply(self, reading: Reading, identity: Identity) -> None:
+    def untold(self) -> dict[str, int]:
+        """By database: the TXID of what the stream that is open has not told of."""
+        return {name: txid for name, txid in self.txids.items() if name not in self._histories}
+
+    def apply(self, reading: Reading | TxidsTold, identity: Identity) -> None:
         """What its stream has said."""
         self.heard_at = reading.began
-        if isinstance(reading, TxEvent):
+        if isinstance(reading, TxidsTold):
+            self.txids = reading.txids if self.connected else {}
+        elif isinstance(reading, TxEvent):
             self._tx_event(reading)
         elif isinstance(reading, RoleEvent):
             if reading.first:
-                self.identity, self.connected = identity, True
+                self.identity, self.connected, self.txids = identity, True, {}
                 self._histories.clear()
             for history in self._histories.values():
                 history.doubt()
@@ -97,7 +114,7 @@ class PeerState:
             else:
                 self.standing = Standing(Role.REPLICA, reading.hostname) if reading.hostname else NOBODY
         elif isinstance(reading, StreamEnded):
-            self.connected, self.standing, self.ended_at = False, NOBODY, reading.began
+            self.connected, self.standing, self.txids, self.ended_at = False, NOBODY, {}, reading.began
             self._histories.clear()
 
     def _tx_event(self, event: TxEvent) -> None:
@@ -160,7 +177,7 @@ class Peers:
 
     # Peers.
 
-    def apply(self, url: str | None, reading: Reading, identity: Identity, state: NodeState) -> int:
+    def apply(self, url: str | None, reading: Reading | TxidsTold, identity: Identity, state: NodeState) -> int:
         """What a peer's stream has said, or this node's own (None); nothing where it is no peer any more. Returns how many
         were woken."""
         peer = self.own if url is None else self.by_url.get(url)

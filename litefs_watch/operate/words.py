@@ -85,6 +85,8 @@ def cluster_lines(cluster: Cluster) -> Iterator[list[Segment]]:
         style = _COLOURS[peer.role] if peer.connected else "bold yellow"
         yield [(f"{safe(peer.url)}  ", ""), (role_text(peer.role, peer.primary) if peer.connected else "away", style)]
         yield [(f"  since {peer.since:%H:%M:%S}Z  {safe(peer.detail)}", "")]
+        for name, txid in sorted(peer.txids.items()):
+            yield [(f"  {safe(name)}  {txid}  when it was connected to", "")]
         for name, position in sorted(peer.positions.items()):
             yield [(f"  {safe(name)}  {position.txid}  ({position})  {_behind_text(peer.behind.get(name))}", "")]
 
@@ -149,6 +151,7 @@ def peer_record(peer: Peer) -> dict[str, Any]:
         "primary": peer.primary,
         "positions": {database: position_record(position) for database, position in sorted(peer.positions.items())},
         "behind": dict(peer.behind),
+        "txids": dict(peer.txids),
         "counts": peer.counts,
         "detail": peer.detail,
     }

@@ -13,19 +13,23 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import islice
 from urllib.parse import urlsplit
 
 import anyio
+import h11
 from anyio import sleep
 
 from litefs_watch import fly
+from litefs_watch.core.peers import DATABASES, TxidsTold
 from litefs_watch.core.readings import Reading, StreamEnded
-from litefs_watch.errors import ConfigError
+from litefs_watch.errors import ConfigError, WireError
+from litefs_watch.position import check_database_name
 from litefs_watch.printable import safe
 from litefs_watch.settings import DEFAULT_API_URL, MOST_PEERS, Settings
-from litefs_watch.sources.connection import connect
+from litefs_watch.sources.connection import connect, send
 from litefs_watch.sources.event_decoder import Garbled, Reached
-from litefs_watch.sources.http import time_for
+from litefs_watch.sources.http import Response, encode_request, time_for
 from litefs_watch.sources.stream import ANSWER_TIMEOUT, EventStream
 from litefs_watch.sources.thread import CallThread
 from litefs_watch.sources.wire import Disconnected, Event
@@ -41,17 +45,26 @@ FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0
 `REFRESH` at most."""
 
 MOST: int = MOST_PEERS
+METRICS_LIMIT = 1024 * 1024
+"""Bytes of ``/metrics``: LiteFS prints some 700 for each database."""
+_TXID = re.compile(rb'^litefs_db_txid\{db="((?:[^"\\\n]|\\[^\n]){1,500})"\} ([0-9.e+]{1,30})$', re.MULTILINE)
+_ESCAPED = re.compile(rb"\\(.)")
 _MACHINE = re.compile(r"[A-Za-z0-9-]{1,63}")
 
-Publish = Callable[[str, Reading, tuple[str, str]], None]
+Publish = Callable[[str, Reading | TxidsTold, tuple[str, str]], None]
 
 
 class PeerStream(EventStream):
-    """One peer's. What can't be read ends it: it may have been the word that a position went back."""
+    """One peer's. What can't be read ends it: it may have been the word that a position went back.
+
+    When it is open, LiteFS's metrics tell once where the databases are that it has not told of yet: TXIDs, for people.
+    """
 
     def __init__(self, url: str, publish: Publish, changed: Callable[[], None]) -> None:
         super().__init__(url, report=self._tell, look=changed, name=f"peer {safe(url)}")
         self.url = url
+        self.asked: bool = False
+        """Whether the metrics of the stream that is open have told, or don't."""
         self._publish = publish
         self._names = CallThread("litefs_watch peer's name")  # the loop's own threads are the application's
 
@@ -63,13 +76,33 @@ class PeerStream(EventStream):
             self._tell(StreamEnded(time.monotonic()))
             raise
 
-    def _tell(self, reading: Reading) -> None:
+    def _tell(self, reading: Reading | TxidsTold) -> None:
+        if isinstance(reading, StreamEnded):
+            self.asked = False
         self._publish(self.url, reading, self.identity)
 
     def _take_other(self, event: Reached | Event | Garbled) -> None:
         if isinstance(event, Garbled):
             raise Disconnected(event.reason)
         super()._take_other(event)
+
+    async def _ask_more(self, api_url: str) -> None:
+        told = time.monotonic()
+        try:
+            with time_for("no answer", ANSWER_TIMEOUT):
+                txids = parse_txids(await self._get(f"{api_url}/metrics"))
+        except WireError:
+            txids = {}
+        self.asked = True
+        self._tell(TxidsTold(told, txids))
+
+    async def _get(self, url: str) -> bytes:
+        async with self._connected(url) as sock:
+            connection = h11.Connection(h11.CLIENT)
+            response = Response(sock, connection, url)
+            await send(sock, encode_request(connection, "GET", url))
+            await response.read_head()
+            return await response.read(METRICS_LIMIT) if response.status == 200 else b""
 
     @asynccontextmanager
     async def _connected(self, url: str) -> AsyncIterator[socket.socket]:
@@ -168,6 +201,19 @@ class PeerStreams:
             logger.warning("peers: %s", fault)
         self.fault, self.found = fault, True
         self._changed()
+
+
+def parse_txids(metrics: bytes) -> dict[str, int]:
+    """Each database's TXID, by LiteFS's ``/metrics``. They are floats: what is none exactly is left out, as is all else."""
+    found: dict[str, int] = {}
+    for name, number in islice(_TXID.findall(metrics), DATABASES):
+        try:
+            database, txid = check_database_name(_ESCAPED.sub(rb"\1", name).decode()), float(number)
+        except ValueError:
+            continue
+        if 0 <= txid < 2**53 and txid.is_integer():
+            found[database] = int(txid)
+    return found
 
 
 async def _keep_running(run: Callable[[], Awaitable[None]]) -> None:

@@ -107,8 +107,8 @@ class EventStream:
                 await pump(sock, self._take_in, lambda: decoder.answered)
             with time_for(f"{url} sent no whole line", ANSWER_TIMEOUT):
                 await pump(sock, self._take_in, lambda: self._open or decoder.ended)
-            if self._open and self._on_data_dir is not None:
-                self._tasks.start_soon(self._fetch_data_dir, api_url)
+            if self._open:
+                self._tasks.start_soon(self._ask_more, api_url)
             await pump(sock, self._take_in, lambda: decoder.ended)
 
     def _connected(self, url: str) -> AbstractAsyncContextManager[socket.socket]:
@@ -170,13 +170,15 @@ class EventStream:
         self.connections += 1
         self.health.up(f"connected to {self._url}")
 
-    async def _fetch_data_dir(self, api_url: str) -> None:
-        """Learn where LiteFS keeps its data: the second choice, for when this stream is away."""
+    async def _ask_more(self, api_url: str) -> None:
+        """Once it is open, learn where LiteFS keeps its data: the second choice, for when this stream is away."""
+        if self._on_data_dir is None:
+            return
         try:
             with anyio.fail_after(ANSWER_TIMEOUT):
                 async with request("GET", f"{api_url}/info", timeout=ANSWER_TIMEOUT) as response:
                     info = parse_info(await response.read(_INFO_LIMIT))
         except HTTP_ERRORS:
             return
-        if info.path.startswith("/") and self._on_data_dir is not None:
+        if info.path.startswith("/"):
             self._on_data_dir(Path(info.path))

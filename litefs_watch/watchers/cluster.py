@@ -14,7 +14,7 @@ from litefs_watch.changes import Role
 from litefs_watch.cluster import Cluster, Peer
 from litefs_watch.core.board import Board, Moved
 from litefs_watch.core.history import Lineage
-from litefs_watch.core.peers import Identity, Peers, PeerState, ReplicaWaiter
+from litefs_watch.core.peers import Identity, Peers, PeerState, ReplicaWaiter, TxidsTold
 from litefs_watch.core.readings import Reading
 from litefs_watch.core.subscriptions import ChangeQueue
 from litefs_watch.position import Position
@@ -48,7 +48,7 @@ class ClusterWatch:
         """Their streams are down. From any thread."""
         self._streams.close(reason)
 
-    def hear(self, url: str | None, reading: Reading, identity: tuple[str, str]) -> None:
+    def hear(self, url: str | None, reading: Reading | TxidsTold, identity: tuple[str, str]) -> None:
         """A peer's stream, or this node's own (None), has said something."""
         state = self._board.state
         self._board.change_peers(lambda peers: peers.apply(url, reading, Identity(*identity), state))
@@ -109,7 +109,7 @@ class ClusterWatch:
             stream = streams.by_url.get(url)
             if stream is None:
                 continue
-            settled = settled and (stream.attempted or stream.health.alive)
+            settled = settled and (stream.asked if stream.health.alive else stream.attempted)
             why_not = peers.why_not(peer)
             if why_not is None and counting[peer.identity.node] is not peer:
                 why_not = f"it is {counting[peer.identity.node].url}"
@@ -130,6 +130,7 @@ class ClusterWatch:
             primary=peer.standing.primary if peer.standing.role is Role.REPLICA else None,
             positions=MappingProxyType(dict(peer.positions)),
             behind=MappingProxyType(behind),
+            txids=MappingProxyType(peer.untold()),
             counts=why_not is None,
             detail=detail,
         )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from litefs_watch import Position, Role
 from litefs_watch.core.board import Board
-from litefs_watch.core.peers import DATABASES, LIMIT, NOBODY_KNOWN, Identity, Peers, PeerState, ReplicaWaiter
+from litefs_watch.core.peers import DATABASES, LIMIT, NOBODY_KNOWN, Identity, Peers, PeerState, ReplicaWaiter, TxidsTold
 from litefs_watch.core.readings import Reading, RoleEvent, StreamEnded, TxEvent
 from litefs_watch.core.state import NodeState
 
@@ -211,6 +211,23 @@ def test_one_whose_stream_has_just_ended_is_still_in_reach() -> None:
     for name in "BC":
         hear(made, name, StreamEnded(5.0))
     assert [peers.in_reach(since) for since in (4.0, 6.0)] == [1, 0]
+
+
+def test_a_txid_alone_counts_for_nothing() -> None:
+    """It is shown until the stream tells of that database, or ends."""
+    made = board("B")
+    assert made.peers is not None
+    peer = made.peers.by_url["B"]
+    told = TxidsTold(2.0, {"app.db": 7, "other.db": 3})
+    made.change_peers(lambda peers: peers.apply("B", told, NOBODY_KNOWN, made.state))
+    assert peer.untold() == {}
+    connect(made, "B")
+    made.change_peers(lambda peers: peers.apply("B", told, NOBODY_KNOWN, made.state))
+    assert (peer.untold(), peer.positions, count(made, p(7))) == ({"app.db": 7, "other.db": 3}, {}, 0)
+    say(made, "B", p(8))
+    assert peer.untold() == {"other.db": 3}
+    hear(made, "B", StreamEnded(3.0))
+    assert peer.untold() == {}
 
 
 def test_what_a_peer_names_is_bounded() -> None:

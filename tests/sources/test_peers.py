@@ -11,12 +11,15 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import SocketAttribute
+from hypothesis import given
+from hypothesis import strategies as st
 
 from litefs_watch import ConfigError, Settings, fly
+from litefs_watch.core.peers import DATABASES, TxidsTold
 from litefs_watch.core.readings import Reading, RoleEvent, StreamEnded, TxEvent
 from litefs_watch.sources import peers as peers_module
 from litefs_watch.sources import stream as stream_module
-from litefs_watch.sources.peers import PeerStreams
+from litefs_watch.sources.peers import PeerStreams, parse_txids
 from litefs_watch.sources.wire import LINE_LIMIT
 from tests.sources.test_stream import Answer, chunk, hang, say
 
@@ -32,11 +35,11 @@ class Heard:
     """What was published, and a way to wait for it."""
 
     def __init__(self) -> None:
-        self.readings: dict[str, list[tuple[Reading, tuple[str, str]]]] = {}
+        self.readings: dict[str, list[tuple[Reading | TxidsTold, tuple[str, str]]]] = {}
         self.changes = 0
         self._news = anyio.Event()
 
-    def publish(self, url: str, reading: Reading, identity: tuple[str, str]) -> None:
+    def publish(self, url: str, reading: Reading | TxidsTold, identity: tuple[str, str]) -> None:
         self.readings.setdefault(url, []).append((reading, identity))
         self._news.set()
 
@@ -69,8 +72,8 @@ async def served(*answers: Answer) -> AsyncIterator[list[str]]:
             async def serve(connection: anyio.abc.SocketStream, answer: Answer = answer) -> None:
                 async with connection:
                     try:
-                        await connection.receive()
-                        await answer(connection)
+                        request = await connection.receive()
+                        await (METRICS if request.startswith(b"GET /metrics") else answer)(connection)
                     except (anyio.BrokenResourceError, anyio.EndOfStream):
                         return
 
@@ -97,6 +100,10 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers_module, "REFRESH", 0.005)
 
 
+METRICS_TEXT = (
+    b'# TYPE litefs_db_txid gauge\nlitefs_db_txid{db="app.db"} 7\nlitefs_db_txid{db="o\\\\\\"h.db"} 1.234567e+06\n'
+)
+METRICS = say(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(METRICS_TEXT), METRICS_TEXT), then=None)
 GOOD = say(HEAD, chunk(INIT), chunk(TX % 7))
 BAD = {
     "garbage": say(b"\x00\xff" * 1000, then=None),
@@ -170,7 +177,7 @@ async def test_a_fault_of_ours_ends_one_stream_for_a_moment() -> None:
         failures = iter([True])
         publish = heard.publish
 
-        def fail_once(url: str, reading: Reading, identity: tuple[str, str]) -> None:
+        def fail_once(url: str, reading: Reading | TxidsTold, identity: tuple[str, str]) -> None:
             if url == one and isinstance(reading, TxEvent) and next(failures, False):
                 raise ZeroDivisionError
             publish(url, reading, identity)
@@ -178,8 +185,8 @@ async def test_a_fault_of_ours_ends_one_stream_for_a_moment() -> None:
         for stream in streams.by_url.values():
             stream._publish = fail_once
         await heard.until(lambda: heard.txids(one) == [7] and heard.txids(other) == [7])
-        assert [type(each) for each, _ in heard.readings[one]] == [RoleEvent, StreamEnded, RoleEvent, TxEvent]
-        assert [type(each) for each, _ in heard.readings[other]] == [RoleEvent, TxEvent]
+        kinds = [[type(each) for each, _ in heard.readings[url] if not isinstance(each, TxidsTold)] for url in (one, other)]
+        assert kinds == [[RoleEvent, StreamEnded, RoleEvent, TxEvent], [RoleEvent, TxEvent]]
 
 
 FLY = Settings("/litefs", peers="fly", app_name="shop", hostname="me", api_url="http://localhost:4321")
@@ -259,3 +266,26 @@ def test_flys_dns_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"litefs-watch\[fly\]"):
         PeerStreams(FLY, publish=lambda *_: None, changed=lambda: None)
+
+
+async def test_metrics_tell_where_the_databases_are_when_a_stream_is_opened() -> None:
+    """Once, for people; the stream itself carries no positions then."""
+    async with served(say(HEAD, chunk(INIT))) as (url,), reading(Settings("/litefs", peers=(url,))) as (streams, heard):
+        await heard.until(lambda: streams.by_url[url].asked)
+        (told,) = [each for each, _ in heard.readings[url] if isinstance(each, TxidsTold)]
+        assert told.txids == {"app.db": 7, 'o\\"h.db': 1234567}
+
+
+@given(st.binary(max_size=200), st.lists(st.tuples(st.text(min_size=1, max_size=20), st.floats())))
+def test_whatever_metrics_say_is_no_error(noise: bytes, samples: list[tuple[str, float]]) -> None:
+    """What is told are databases' names and whole numbers."""
+    lines = [b'litefs_db_txid{db="%b"} %r' % (name.encode("utf-8", "replace"), number) for name, number in samples]
+    found = parse_txids(b"\n".join([noise, *lines, b'litefs_db_txid{db="app.db"} 7', noise]))
+    assert all(name and "/" not in name and 0 <= txid < 2**53 for name, txid in found.items())
+    assert found["app.db"] == 7
+
+
+def test_metrics_may_name_any_number_of_databases() -> None:
+    """No more than are kept in mind are."""
+    many = b"".join(b'litefs_db_txid{db="%d.db"} 1\n' % number for number in range(DATABASES + 10))
+    assert len(parse_txids(many)) == DATABASES
