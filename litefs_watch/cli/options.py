@@ -33,7 +33,15 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def node_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that tell which node, which the command gets as ``settings``. One that is empty counts as not given."""
+    return _node_options(command, peers=False)
 
+
+def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a command that shows other nodes: LITEFS_PEERS is for nobody else."""
+    return _node_options(command, peers=True)
+
+
+def _node_options(command: Callable[..., Any], *, peers: bool) -> Callable[..., Any]:
     @click.option("--dir", "litefs_dir", metavar="DIR", help="LiteFS's mount.  [env: LITEFS_DIR]")
     @click.option("-d", "--database", metavar="NAME", help="The database's file name.  [env: DATABASE_FILENAME]")
     @click.option("--api-url", metavar="URL", help="LiteFS's HTTP API, or none.  [env: LITEFS_API_URL]")
@@ -48,7 +56,7 @@ def node_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 given[name] = value
         if given.get("api_url", "").lower() in ("none", "off"):
             given["api_url"] = None
-        if not options.get("of_cluster"):  # LITEFS_PEERS is for who asks about other nodes
+        if not peers:
             given["peers"] = ()
         return command(settings=Settings.from_env(**given), **options)
 

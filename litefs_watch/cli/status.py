@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from litefs_watch import Cluster, Role, Settings, Watcher
-from litefs_watch.cli.options import node_options
+from litefs_watch.cli.options import cluster_options
 from litefs_watch.cli.output import emit
 from litefs_watch.cli.process import asynchronous
 from litefs_watch.operate.words import cluster_lines, cluster_record, status_lines, status_record
@@ -16,7 +16,7 @@ from litefs_watch.operate.words import cluster_lines, cluster_record, status_lin
 
 @click.command("status", short_help="Show role, primary, positions and sources.")
 @click.option("--cluster", "of_cluster", is_flag=True, help="And what the other nodes say.  [env: LITEFS_PEERS]")
-@node_options
+@cluster_options
 @asynchronous
 async def command(settings: Settings, as_json: bool, of_cluster: bool) -> int:
     """Show the role, the primary, the positions, and the three sources. Status 1 where no primary is known.
@@ -24,7 +24,7 @@ async def command(settings: Settings, as_json: bool, of_cluster: bool) -> int:
     With --cluster, ask the other nodes, too (LITEFS_PEERS). Each tells its role at once, and a database's position with its
     next transaction.
     """
-    async with Watcher(settings) as watcher:
+    async with Watcher(settings if of_cluster else settings.model_copy(update={"peers": ()})) as watcher:
         cluster = await _ask(watcher) if of_cluster else None
         status = watcher.status
     if as_json:

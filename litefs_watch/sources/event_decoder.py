@@ -163,7 +163,7 @@ class EventDecoder:
             where = f" to {location.decode('latin-1')!r}" if location is not None else ""
             raise Disconnected(
                 f"GET {self._url} answered {head.status_code}{where}, not 200: is this LiteFS's http.addr? "
-                "Set LITEFS_API_URL (api_url=) to it"
+                "Set LITEFS_API_URL (api_url=), or LITEFS_PEERS, to it"
             )
 
 

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from litefs_watch import Role, Settings, Watcher
-from litefs_watch.cli.options import check_seconds, node_options
+from litefs_watch.cli.options import check_seconds, cluster_options
 from litefs_watch.cli.output import emit
 from litefs_watch.cli.process import asynchronous
 from litefs_watch.cli.top.history import History
@@ -39,7 +39,7 @@ ONCE_LINES = 60
     metavar="SECONDS",
     help="Between two samples.",
 )
-@node_options
+@cluster_options
 @asynchronous
 async def command(settings: Settings, as_json: bool, once: bool, interval: float) -> int:
     """Roles, lags, transactions a second, sources, and the last changes of the primary; of the other nodes, too, where
