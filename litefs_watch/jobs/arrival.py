@@ -3,7 +3,7 @@
 1. A token that is none, or forged, fails the job. A message without one has nothing to wait for.
 2. One that writes, and is not on the primary: ``on_replica``. While no primary is known that is waited for.
 3. What its message carries is waited for before it runs, and so before its first query.
-4. What does not come in time, and a watcher that is stopped: ``on_timeout``.
+4. What does not come in time, and a watcher that is stopped: ``on_timeout``. Whatever else goes wrong fails the job.
 5. What the primary says is lost will never come: the job fails, unless it is to run all the same.
 """
 
@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, get_args
 
 from litefs_watch.changes import Role
 from litefs_watch.consistency import Token
-from litefs_watch.errors import ConfigError, NoPrimary, NotPrimary, TokenError, TransactionLost, WaitTimeout, WatcherClosed
+from litefs_watch.errors import ConfigError, NoPrimary, NotPrimary, TransactionLost, WaitTimeout, WatcherClosed
 from litefs_watch.jobs.around import Job, Known
 from litefs_watch.jobs.calls import TIMEOUT, Roles
 from litefs_watch.jobs.tokens import Secrets, decode, unpack
@@ -26,9 +26,6 @@ from litefs_watch.watchers.watcher import KNOWN_PRIMARY, require_primary
 OnTimeout = Literal["retry", "run", "fail"]
 OnReplica = Literal["requeue", "halt", "fail"]
 What = Literal["run", "retry", "requeue", "fail"]
-
-ENDED = (ConfigError, NoPrimary, NotPrimary, TokenError, TransactionLost, WaitTimeout, WatcherClosed)
-"""How the way through the rules can end early."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +80,8 @@ class Arriving:
         return watcher
 
     def waits(self, run: Run) -> Iterator[tuple[str, Token | Roles, float | None]]:
-        """What to wait for: in which database, for what, and for how many seconds. Raises what `ENDED` names."""
+        """What to wait for: in which database, for what, and for how many seconds. Raises `NotPrimary`, `NoPrimary`, and
+        `TokenError`."""
         timeout = self._rules.timeout
         until = None if timeout is None else time.monotonic() + timeout
         tokens = self._tokens()
@@ -123,12 +121,13 @@ class Arriving:
         """When all is waited for, or has ended early."""
         error, rules = self._error, self._rules
         what: What = "run"
-        if isinstance(error, NoPrimary | NotPrimary) or (error is not None and self._for_primary):
+        late = isinstance(error, WaitTimeout | WatcherClosed)
+        if isinstance(error, NoPrimary | NotPrimary) or (late and self._for_primary):
             what = rules.on_timeout if rules.on_replica == "halt" else rules.on_replica
         elif isinstance(error, TransactionLost):
             what = "run" if rules.on_timeout == "run" else "fail"
             self._see({})  # nobody is to wait for it again
-        elif isinstance(error, WaitTimeout | WatcherClosed):
+        elif late:
             what = rules.on_timeout
         elif error is not None:
             what = "fail"

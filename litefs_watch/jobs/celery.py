@@ -19,6 +19,7 @@ called: each task's ``run`` is wrapped when a worker starts, as Celery itself do
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any, Unpack, cast
 
 from celery import Celery, signals
@@ -28,6 +29,8 @@ from celery.utils.time import get_exponential_backoff_interval
 from litefs_watch.jobs.around import AnyWatcher, current_job
 from litefs_watch.jobs.arrival import Arrival
 from litefs_watch.jobs.guard import CARRIER, REQUEUED, Guard, JobOptions, WatcherFactory, pause, say
+
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 _OURS = "litefs_watch_arrival"
 
@@ -59,8 +62,11 @@ def watch_celery(
         request = task.request
         if task.app is not app or request.is_eager:  # an eager task runs within the request that sends it
             return
+        setattr(request, _OURS, None)  # until it is known: a time limit may end this at any moment
         arrival = guard.arrive(getattr(request, CARRIER, None), _options_of(task))
         say(task.name, arrival)
+        if arrival.what != "run" and not hasattr(task.run, _OURS):
+            logger.error("job %s can't be held back: the task was registered after its worker had started", task.name)
         setattr(request, _OURS, (arrival, current_job.set(arrival.job)))
 
     def leave(task: Any = None, **_: Any) -> None:
@@ -87,14 +93,15 @@ def _options_of(task: Any) -> dict[str, Any]:
 
 def _wrap(task: Any, guard: Guard) -> None:
     run = task.run
-    if getattr(run, _OURS, False):
+    if hasattr(run, _OURS):
         return
 
     @functools.wraps(run)
     def run_where_it_may(*args: Any, **kwargs: Any) -> Any:
-        found = getattr(task.request, _OURS, None)
-        if found is None:
+        if not hasattr(task.request, _OURS):  # called as a function, or eager
             return run(*args, **kwargs)
+        if (found := getattr(task.request, _OURS)) is None:
+            raise RuntimeError("the wait for what this task's sender has written was interrupted")
         arrival: Arrival = found[0]
         if arrival.what == "run":
             with guard.doing(arrival):

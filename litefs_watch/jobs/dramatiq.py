@@ -23,7 +23,6 @@ from typing import Any, Unpack
 import dramatiq
 from dramatiq.middleware import Middleware, MiddlewareError, SkipMessage
 
-from litefs_watch.errors import HaltError
 from litefs_watch.jobs.around import AnyWatcher
 from litefs_watch.jobs.guard import CARRIER, REQUEUED, TASK_OPTIONS, Guard, JobOptions, WatcherFactory, pause, say
 
@@ -61,6 +60,14 @@ class LiteFSMiddleware(Middleware):
         message.options[CARRIER] = self._guard.carry_or_say(message.options.get(CARRIER))
 
     def before_process_message(self, broker: dramatiq.Broker, message: Any) -> None:
+        try:
+            self._let_in(broker, message)
+        except MiddlewareError:
+            raise
+        except Exception as error:  # which Dramatiq would log, and go on
+            raise NotHere(str(error)) from error
+
+    def _let_in(self, broker: dramatiq.Broker, message: Any) -> None:
         given = broker.get_actor(message.actor_name).options | message.options
         arrival = self._guard.arrive(message.options.get(CARRIER), given)
         say(message.actor_name, arrival)
@@ -76,10 +83,7 @@ class LiteFSMiddleware(Middleware):
             message.fail()
             raise SkipMessage(str(arrival.error)) from arrival.error
         with ExitStack() as around:
-            try:
-                around.enter_context(self._guard.doing(arrival))
-            except HaltError as error:
-                raise NotHere(str(error)) from error
+            around.enter_context(self._guard.doing(arrival))
             self._here.around = around.pop_all()
 
     def after_process_message(

@@ -14,7 +14,7 @@ from litefs_watch.consistency.options import Secret
 from litefs_watch.errors import ConfigError, TokenError, WatcherClosed
 from litefs_watch.halt import halt, halted
 from litefs_watch.jobs.around import AnyWatcher, Around, Known, around, current_job, run_of, run_of_async
-from litefs_watch.jobs.arrival import ENDED, Arrival, Arriving, OnReplica, OnTimeout, Rules
+from litefs_watch.jobs.arrival import Arrival, Arriving, OnReplica, OnTimeout, Rules
 from litefs_watch.jobs.calls import in_event_loop, pin, token_of, token_of_async, wait_for, wait_for_async
 from litefs_watch.jobs.tokens import decode, encode, pack, secrets_of, unpack
 from litefs_watch.printable import did_you_mean
@@ -141,7 +141,7 @@ class Guard:
         known = next((run for run in running() if run.settings == own.settings), own)  # the application's, where it runs
         sending = []
         for database in self._databases:
-            where = around(known, database, self._secret)
+            where = around(known, own.settings.database_or_default(database), self._secret)
             if where.database in texts:
                 where = where.having(decode(texts[where.database], where.database, where.secrets))
             sending.append(where)
@@ -151,14 +151,14 @@ class Guard:
 
     def arrive(self, carried: object, given: Mapping[str, Any]) -> Arrival:
         """What becomes of a job whose message carries that (None: nothing), and whose task says that (see `rules`). In a
-        thread, after all waits. Raises nothing of ours."""
+        thread, after all waits. Raises no `Exception`."""
         arriving = Arriving(self._secrets, carried)
         try:
             watcher = arriving.begin(self._watcher, self.rules(given))
             run = run_of(watcher)
             for wait in arriving.waits(run):
                 wait_for(run, *wait)
-        except ENDED as error:
+        except Exception as error:  # noqa: BLE001 - whichever it is, a job does not run as if it had not been
             arriving.end(error)
         return arriving.result
 
@@ -170,7 +170,7 @@ class Guard:
             run = await run_of_async(watcher)
             for wait in arriving.waits(run):
                 await wait_for_async(run, *wait)
-        except ENDED as error:
+        except Exception as error:  # noqa: BLE001 - whichever it is, a job does not run as if it had not been
             arriving.end(error)
         return arriving.result
 

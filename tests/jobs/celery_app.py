@@ -19,23 +19,25 @@ def make(broker: str) -> Celery:
     if "://" not in broker:
         import_module("kombu.transport.sqlalchemy").Transport.polling_interval = 0.02  # it knows no option for that
 
-    @app.task(name="look", bind=True)
+    @app.task(shared=False, name="look", bind=True)
     def look(self: Any, name: str, number: int) -> None:
         seen.look(name, number)
 
-    @app.task(name="hasty", litefs_timeout=0.02, litefs_on_timeout="run")
+    @app.task(shared=False, name="hasty", litefs_timeout=0.02, litefs_on_timeout="run")
     def hasty(name: str, number: int) -> None:
         seen.look(name, number)
 
-    @app.task(name="strict", litefs_timeout=0.02, litefs_on_timeout="fail", on_failure=lambda *about: failed(*about))
+    @app.task(
+        shared=False, name="strict", litefs_timeout=0.02, litefs_on_timeout="fail", on_failure=lambda *about: failed(*about)
+    )
     def strict(name: str, number: int) -> None:
         seen.look(name, number)
 
-    @app.task(name="again", litefs_timeout=0.02, default_retry_delay=0, max_retries=None)
+    @app.task(shared=False, name="again", litefs_timeout=0.02, default_retry_delay=0, max_retries=None)
     def again(name: str, number: int) -> None:
         seen.look(name, number)
 
-    @app.task(name="bill", litefs_writes=True, on_retry=lambda *about: seen.say("bill is sent back"))
+    @app.task(shared=False, name="bill", litefs_writes=True, on_retry=lambda *about: seen.say("bill is sent back"))
     def bill(name: str) -> None:
         seen.bill(name)
 
