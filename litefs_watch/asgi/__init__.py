@@ -5,11 +5,13 @@
 - `open_websockets`: closes those that were opened on the primary, when this node no longer is.
 - `responder`: how a request that can't run here is answered, on HTTP and before a WebSocket is accepted.
 - `forwarder`: sends a request on to the primary, and streams the answer back.
+- `status`: `status_routes`, what load balancers ask for.
 - `lifespan`: `LifespanMiddleware`, for frameworks without a lifespan.
 """
 
 from litefs_watch.asgi.lifespan import LifespanMiddleware
 from litefs_watch.asgi.middleware import LiteFSMiddleware
+from litefs_watch.asgi.status import StatusRoutes, status_routes
 from litefs_watch.consistency import lost_transaction, mark_failed, mark_written
 from litefs_watch.replay import FlyReplay, Forward, Redirect
 
@@ -19,7 +21,9 @@ __all__ = [
     "LifespanMiddleware",
     "LiteFSMiddleware",
     "Redirect",
+    "StatusRoutes",
     "lost_transaction",
     "mark_failed",
     "mark_written",
+    "status_routes",
 ]

@@ -5,16 +5,15 @@ from __future__ import annotations
 import anyio
 import click
 
-from litefs_watch import Role, Settings, Status
+from litefs_watch import Settings
 from litefs_watch.cli.app import FAILED, TIMED_OUT
 from litefs_watch.cli.deadline import Deadline
 from litefs_watch.cli.options import check_seconds, node_options
 from litefs_watch.cli.output import emit, warn
 from litefs_watch.cli.process import asynchronous
+from litefs_watch.operate.health import MAX_LAG, unready
 from litefs_watch.operate.words import role_text
-from litefs_watch.status import missing_database, reasons
 
-MAX_LAG = 10.0  # seconds; the limit of the health check in LiteFS's own proxy (http/proxy_server.go: DefaultMaxLag)
 _LOOK = 0.02  # seconds between two looks at what the watcher knows, which costs no I/O: nothing announces the lag
 
 
@@ -48,10 +47,10 @@ async def command(settings: Settings, as_json: bool, max_lag: float, timeout: fl
     async with deadline.watcher(settings) as watcher:
         if timeout is not None:
             with anyio.move_on_after(deadline.left):
-                while missing(watcher.status, max_lag, settings.database) is not None:  # noqa: ASYNC110 - the lag is no event
+                while unready(watcher.status, max_lag, settings.database) is not None:  # noqa: ASYNC110 - the lag is no event
                     await anyio.sleep(_LOOK)
         status = watcher.status
-    problem = missing(status, max_lag, settings.database)
+    problem = unready(status, max_lag, settings.database)
     if as_json:
         emit(
             {
@@ -73,17 +72,3 @@ async def command(settings: Settings, as_json: bool, max_lag: float, timeout: fl
         return FAILED
     warn(f"not ready within {timeout:g} s: {problem}")
     return TIMED_OUT
-
-
-def missing(status: Status, max_lag: float, database: str | None = None) -> str | None:
-    """Why the node is not ready, in one line; None where it is."""
-    if "mount" in status.faults:
-        return status.faults["mount"]
-    if status.role is Role.UNKNOWN:
-        why = "; ".join(reasons(status.sources))
-        return f"no primary is known ({why})" if why else "no primary is known"
-    if status.replicated is False:
-        return "the first replication is not done"
-    if status.lag is not None and status.lag > max_lag:
-        return f"the lag is {status.lag:.3f} s, over {max_lag:g} s"
-    return missing_database(status, database)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from litefs_watch import WaitTimeout, Watcher
-from litefs_watch.cli.wait_ready import missing
 from litefs_watch.core.readings import DirectoryRead, Mount
+from litefs_watch.operate.health import unready
 from litefs_watch.position import Position
 from litefs_watch.sources.misplaced import misplaced
 from litefs_watch.testing import SimulatedNode, fuse_available
@@ -27,11 +27,11 @@ async def test_a_wrong_directory_is_a_fault(tmp_path: Path, caplog: pytest.LogCa
         said = status.faults["mount"]
         assert f"{node.data_dir} is not LiteFS's mount" in said
         assert str(node.litefs_dir) in said
-        assert missing(status, 10) == said
+        assert unready(status, 10) == said
         assert [r.getMessage() for r in caplog.records].count(said) == 1
         async with Watcher(node.settings()) as watcher:
             assert "mount" not in watcher.status.faults
-            assert missing(watcher.status, 10) is None
+            assert unready(watcher.status, 10) is None
 
 
 def test_a_copy_of_the_mount_is_none() -> None:

@@ -1,0 +1,28 @@
+"""What load balancers ask for, in a Django project::
+
+    path("litefs/", include("litefs_watch.django.urls"))
+
+As `litefs_watch.asgi.status_routes`. ``CHECKS`` and probes come without a session or a login, and are answered from memory.
+"""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, JsonResponse
+from django.urls import path
+
+from litefs_watch.django.conf import get_watcher
+from litefs_watch.operate.health import CHECKS, METHODS, answer
+
+
+def status(request: HttpRequest) -> JsonResponse:
+    """One of the paths."""
+    watcher = get_watcher()
+    query = request.META.get("QUERY_STRING", "")
+    code, record = answer(request.method or "", request.path, query, lambda: watcher.status, watcher.settings.database)
+    response = JsonResponse(record, status=code, headers={"cache-control": "no-store"})
+    if code == 405:
+        response.headers["allow"] = ", ".join(METHODS)
+    return response
+
+
+urlpatterns = [path(name, status, name=f"litefs-{name}") for name in CHECKS]

@@ -1,0 +1,233 @@
+"""What a load balancer is told: decided from the status, and the same through each framework."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from flask import Flask
+from hypothesis import given
+from hypothesis import strategies as st
+from litestar import Litestar, asgi
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.test import Client
+
+from litefs_watch import BlockingWatcher, Position, Role, Status, Watcher
+from litefs_watch.asgi import LiteFSMiddleware, status_routes
+from litefs_watch.operate.health import CHECKS, answer
+from litefs_watch.status import SourceStatus
+from litefs_watch.testing import SimulatedCluster, SimulatedNode
+from litefs_watch.wsgi import status_routes as wsgi_status_routes
+from tests.asgi.serving import serve
+
+AWAY = SourceStatus(False, datetime(2026, 1, 1, tzinfo=UTC), "connection refused")
+PRIMARY = Status("here", Role.PRIMARY, None, {"app.db": Position(5)}, 0.0, True, {})
+REPLICA = replace(PRIMARY, role=Role.REPLICA, primary="there", lag=3.0)
+UNKNOWN = replace(PRIMARY, role=Role.UNKNOWN, lag=None, sources={"stream": AWAY})
+MISPLACED = replace(PRIMARY, faults={"mount": "/litefs is no mount"})
+NEW = replace(REPLICA, replicated=False, lag=None)
+
+
+def ask(path: str, status: Status, query: str = "", database: str | None = "app.db") -> tuple[int, Any]:
+    found = answer("GET", f"/litefs/{path}", query, lambda: status, database)
+    return found.status, found.record.get("reason", found.record.get("error"))
+
+
+@pytest.mark.parametrize(
+    ("path", "primary", "replica", "unknown", "misplaced", "new"),
+    [
+        ("livez", 200, 200, 200, 200, 200),
+        ("readyz", 200, 200, 503, 503, 503),
+        ("health", 200, 200, 503, 200, 200),
+        ("primary", 200, 503, 503, 503, 503),
+        ("replica", 503, 200, 503, 503, 503),
+        ("read-only", 200, 200, 503, 503, 503),
+    ],
+)
+def test_each_path(path: str, primary: int, replica: int, unknown: int, misplaced: int, new: int) -> None:
+    """On a primary, a replica, a node that knows nobody, one whose directory is no mount, and one that has just joined."""
+    found = [ask(path, status)[0] for status in (PRIMARY, REPLICA, UNKNOWN, MISPLACED, NEW)]
+    assert found == [primary, replica, unknown, misplaced, new]
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "status", "code", "reason"),
+    [
+        ("replica", "lag=2s", REPLICA, 503, "the lag is 3.000 s, over 2 s"),
+        ("replica", "lag=2999ms", REPLICA, 503, "the lag is 3.000 s, over 2.999 s"),
+        ("replica", "lag=10", REPLICA, 200, None),
+        ("read-only", "lag=0", PRIMARY, 200, None),  # it has no lag
+        ("read-only", "lag=0", REPLICA, 503, "the lag is 3.000 s, over 0 s"),
+        ("readyz", "", replace(REPLICA, lag=11.0), 503, "the lag is 11.000 s, over 10 s"),
+        ("readyz", "lag=1m", replace(REPLICA, lag=11.0), 200, None),
+        ("readyz", "", UNKNOWN, 503, "no primary is known (connection refused)"),
+        ("replica", "lag=soon", REPLICA, 400, "lag=soon is no duration: 500ms, 10s, or a number of seconds"),
+        ("replica", "lag=-1", REPLICA, 400, "lag=-1 is no duration: 500ms, 10s, or a number of seconds"),
+        ("replica", "lag=nan", REPLICA, 400, "lag=nan is no duration: 500ms, 10s, or a number of seconds"),
+        ("replica", "lag=" + "9" * 2000, REPLICA, 400, "the query is longer than 1000 characters"),
+        ("primry", "", PRIMARY, 404, "there is no 'primry'; did you mean 'primary'?"),
+    ],
+)
+def test_why_not(path: str, query: str, status: Status, code: int, reason: str | None) -> None:
+    """Is said, with what was asked for."""
+    assert ask(path, status, query) == (code, reason)
+
+
+def test_a_database_that_is_not_there() -> None:
+    """Is not ready, and named, with those that are."""
+    code, reason = ask("readyz", PRIMARY, database="ap.db")
+    assert code == 503
+    assert "did you mean 'app.db'?" in reason
+
+
+@given(method=st.text(max_size=30), path=st.text(max_size=60), query=st.text(max_size=60))
+def test_whatever_is_asked_there_is_an_answer(method: str, path: str, query: str) -> None:
+    """JSON, and one of six statuses."""
+    for name in (path, *CHECKS):
+        for how in (method, "GET"):
+            found = answer(how, f"/{name}", query, lambda: REPLICA, None)
+            assert found.status in (200, 400, 404, 405, 503)
+            json.dumps(found.record).encode()
+
+
+# Through the frameworks.
+
+
+@pytest.fixture
+def node() -> Iterator[SimulatedNode]:
+    with SimulatedNode() as node:
+        yield node
+
+
+def mounted(watcher: Watcher) -> dict[str, Any]:
+    routes = status_routes(watcher)
+
+    @asgi("/litefs", is_mount=True, copy_scope=True)
+    async def litestar_routes(scope: Any, receive: Any, send: Any) -> None:
+        await routes(scope, receive, send)
+
+    fastapi = FastAPI()
+    fastapi.mount("/litefs", routes)
+    return {
+        "alone": routes,
+        "Starlette": Starlette(routes=[Mount("/litefs", routes)]),
+        "FastAPI": fastapi,
+        "Litestar": Litestar([litestar_routes], logging_config=None),
+        "within the middleware": LiteFSMiddleware(Starlette(routes=[Mount("/litefs", routes)]), watcher),
+        "without a path of its own": Starlette(routes=[Mount("/litefs", Starlette(routes=[*routes]))]),
+    }
+
+
+async def test_asgi(node: SimulatedNode) -> None:
+    """In each framework: GET, HEAD and OPTIONS; JSON that no cache keeps; 405 for what writes."""
+    async with Watcher(node.settings()) as watcher:
+        for name, app in mounted(watcher).items():
+            async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://node") as client:
+                got = await client.get("/litefs/primary")
+                assert (got.status_code, got.json()["role"], got.json()["ok"]) == (200, "primary", True), name
+                assert (got.headers["cache-control"], got.headers["content-type"]) == ("no-store", "application/json")
+                for method in ("HEAD", "OPTIONS"):
+                    if (name, method) != ("without a path of its own", "OPTIONS"):
+                        empty = await client.request(method, "/litefs/replica")
+                        assert (empty.status_code, empty.content) == (503, b""), (name, method)
+                assert (await client.get("/litefs/replica?lag=x")).status_code == 400
+                if name != "within the middleware":
+                    refused = await client.post("/litefs/primary")
+                    allowed = sorted(refused.headers["allow"].split(", "))
+                    assert (refused.status_code, allowed) == (405, ["GET", "HEAD", "OPTIONS"])
+    assert (await watcher_says(watcher)) == 503
+
+
+async def watcher_says(watcher: Watcher) -> int:
+    """One that was stopped knows nothing."""
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(status_routes(watcher)), base_url="http://node") as client:
+        return int((await client.get("/readyz?verbose")).status_code)
+
+
+def test_wsgi(node: SimulatedNode) -> None:
+    """Beside Flask, in Werkzeug's dispatcher."""
+    flask = Flask(__name__)
+    with BlockingWatcher(node.settings()) as watcher:
+        client = Client(DispatcherMiddleware(flask, {"/litefs": wsgi_status_routes(watcher)}))
+        got = client.get("/litefs/primary")
+        assert (got.status_code, got.json["hostname"], got.headers["cache-control"]) == (200, "node-a", "no-store")  # type: ignore[index]
+        for method in ("HEAD", "OPTIONS"):
+            empty = client.open("/litefs/replica", method=method)
+            assert (empty.status_code, empty.data) == (503, b"")
+        assert client.post("/litefs/primary").headers["allow"] == "GET, HEAD, OPTIONS"
+        assert client.get("/litefs/").status_code == 404
+
+
+# Through HAProxy.
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "haproxy" / "haproxy.cfg"
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
+def application(cluster: SimulatedCluster, hostname: str) -> Any:
+    watcher = Watcher(cluster[hostname].settings())
+
+    async def who(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": hostname.encode()})
+
+    return Starlette(routes=[Mount("/litefs", status_routes(watcher)), Mount("/", who)], lifespan=watcher.lifespan)
+
+
+def via(port: int, method: str) -> str:
+    """Which node answers; where none does, why."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/", method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return str(response.read().decode())
+    except urllib.error.URLError as error:  # it does not listen yet, or it knows nobody
+        return str(error)
+
+
+def until(expected: str, port: int, method: str) -> None:
+    deadline = time.monotonic() + 20
+    while (found := via(port, method)) != expected:
+        assert time.monotonic() < deadline, found
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="HAProxy is not here")
+def test_haproxy_sends_writes_to_the_primary(tmp_path: Path) -> None:
+    """By the example: POSTs to whoever answers ``/primary``, with no replay, before and after a hand-over."""
+    with SimulatedCluster(size=2, fuse=False) as cluster, ExitStack() as stack:
+        urls = {name: stack.enter_context(serve(application(cluster, name))) for name in ("node-a", "node-b")}
+        (front,) = free_ports(1)
+        config = EXAMPLE.read_text().replace(":8000", f"127.0.0.1:{front}").replace("inter 1s", "inter 50ms")
+        for name, url in urls.items():
+            config = config.replace(f"{name}.internal:8080", url.removeprefix("http://"))
+        (tmp_path / "haproxy.cfg").write_text(config)
+        process = subprocess.Popen(["haproxy", "-db", "-q", "-f", str(tmp_path / "haproxy.cfg")])
+        try:
+            until("node-a", front, "POST")
+            until("node-b", front, "GET")
+            cluster.hand_over("node-b")
+            until("node-b", front, "POST")
+            until("node-a", front, "GET")
+        finally:
+            process.terminate()
+            process.wait(10)
