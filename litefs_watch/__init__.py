@@ -7,7 +7,8 @@ A map of the package, in the order of the data::
     core/           what decides: readings (what a source saw, and when that look began), state (the one file that
                     concludes), claims (what a look says about the primary), history (which positions belong together),
                     following (whether a replica does), tenure (whether a primary can have lost its lease), waiters and
-                    subscriptions (who is to be woken), board (state and queues in one step)
+                    subscriptions (who is to be woken), board (state and queues in one step), peers (what other nodes say,
+                    and who waits for that)
     sources/        what says 'look again', or states a fact: the event stream, inotify, the re-read; their supervisor
     watchers/       run (from a start to its end), watcher (Watcher: asyncio and trio), blocking (BlockingWatcher: threads),
                     bridge (any event loop over the thread's)

@@ -57,7 +57,7 @@ class Statistics:
     """Counts since the start; ``waiters`` and ``subscriptions`` are those of this moment."""
 
     waiters: int
-    """Calls of `wait_for_tx`, `wait_for_role` and `wait_for_primary` that wait."""
+    """Calls of `wait_for_tx`, `wait_for_role`, `wait_for_primary` and `wait_for_replicas` that wait."""
     subscriptions: int
     events: int
     """Events received on LiteFS's stream."""

@@ -51,6 +51,7 @@ class LiteFSMiddleware:
     - A write's response that starts before anything was committed (FastAPI's dependencies with ``yield`` commit after it) is
       held until the application returns, for ``late_commits`` seconds at most; who commits later still sends its client to
       the primary for the next read.
+    - With ``replicated_to`` the response to a write waits until so many other nodes have it (``Settings.peers``).
     - WebSockets are denied before they are accepted where their path is one of ``primary_paths``, or the handler raises
       `NotPrimary`; what is open on a node that ceases to be the primary is closed with 1012 (``close_websockets``). All else
       is passed through, and no stream is held.
