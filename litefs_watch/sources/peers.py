@@ -45,6 +45,8 @@ FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0
 `REFRESH` at most."""
 
 MOST: int = MOST_PEERS
+RATE = 50_000
+"""Events of one peer in a second: a third of a processor's time. LiteFS commits some thousand."""
 METRICS_LIMIT = 1024 * 1024
 """Bytes of ``/metrics``: LiteFS prints some 700 for each database."""
 _TXID = re.compile(rb'^litefs_db_txid\{db="((?:[^"\\\n]|\\[^\n]){1,500})"\} ([0-9.e+]{1,30})$', re.MULTILINE)
@@ -66,6 +68,8 @@ class PeerStream(EventStream):
         self.asked: bool = False
         """Whether the metrics of the stream that is open have told, or don't."""
         self._publish = publish
+        self._second = float("-inf")  # when the present one began …
+        self._before = 0  # … and how many events there were before it
         self._names = CallThread("litefs_watch peer's name")  # the loop's own threads are the application's
 
     async def run(self) -> None:
@@ -80,6 +84,15 @@ class PeerStream(EventStream):
         if isinstance(reading, StreamEnded):
             self.asked = False
         self._publish(self.url, reading, self.identity)
+
+    def _take_in(self, data: bytes | None) -> bool:
+        events = self.events
+        more = super()._take_in(data)
+        if self._received >= self._second + 1.0:
+            self._second, self._before = self._received, events
+        if self.events - self._before > RATE:
+            raise Disconnected(f"more than {RATE:,} events in a second: is this LiteFS?")
+        return more
 
     def _take_other(self, event: Reached | Event | Garbled) -> None:
         if isinstance(event, Garbled):

@@ -146,6 +146,19 @@ async def test_a_peer_that_hangs_is_given_up_and_tried_again(monkeypatch: pytest
             assert "no connection" in streams.by_url[peers[1]].health.status.detail
 
 
+async def test_a_peer_that_floods_is_cut_off_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take the event loop's time from the application."""
+    monkeypatch.setattr(peers_module, "RATE", 5)
+    flood = say(HEAD, chunk(INIT), b"".join(chunk(TX % number) for number in range(1, 20)))
+    async with served(flood, GOOD) as (one, other), reading(Settings("/litefs", peers=(one, other))) as (streams, heard):
+
+        def ends() -> int:
+            return sum(isinstance(each, StreamEnded) for each, _ in heard.readings.get(one, []))
+
+        await heard.until(lambda: ends() >= 2 and heard.txids(other) == [7])
+        assert streams.by_url[other].health.alive
+
+
 async def test_a_name_that_is_looked_up_for_ever_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the other peers nor the event loop's own threads, which are the application's."""
     released, asked = threading.Event(), threading.Event()
