@@ -1,23 +1,25 @@
 """What runs for as long as this node is the primary: a coroutine of the event loop, or a function in a thread of its own.
 
 Both are the same loop. It subscribes before it reads the role, so that no change is missed; it waits until the role has been
-the same for `SETTLED`; and while the job runs, the next change, whatever it is, ends it: a node that was the primary is none
-now, or was none in between.
+the same for `SETTLED`, and a look at LiteFS has confirmed it; and while the job runs, the next change, whatever it is, ends
+it: a node that was the primary is none now, or was none in between.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
 from litefs_watch.changes import PrimaryChange, Role
-from litefs_watch.errors import WaitTimeout
+from litefs_watch.errors import WaitTimeout, WatcherClosed
 from litefs_watch.printable import safe
 
 if TYPE_CHECKING:
@@ -95,10 +97,18 @@ async def run_while_primary(watcher: Watcher, job: Job) -> None:
         while True:
             change = await _next(changes, SETTLED if role is Role.PRIMARY else None)
             if change is _NONE_YET:
-                change = await _term(job, changes)
+                with suppress(WatcherClosed):
+                    if (database := _a_database(watcher)) is not None:
+                        await watcher.confirm_primary(database=database)
+                change = (await _next(changes, 0)) if len(changes) else await _term(job, changes)
             if change is None:
                 return
             role = change.role
+
+
+def _a_database(watcher: Watcher | BlockingWatcher) -> str | None:
+    """One to ask LiteFS about once more, whose lease may be gone: what is remembered is old where this node stood still."""
+    return watcher.settings.database or next(iter(watcher.status.positions), None)
 
 
 async def _term(job: Job, changes: Subscription[PrimaryChange]) -> Any:
@@ -106,7 +116,7 @@ async def _term(job: Job, changes: Subscription[PrimaryChange]) -> Any:
     ended = anyio.Event()
     scope = anyio.CancelScope()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_keep_running, job, scope, ended)
+        tasks.start_soon(_keep_running, job, scope, ended, changes)
         change = await changes.take()
         _say_over(job, change)
         scope.cancel()
@@ -117,7 +127,9 @@ async def _term(job: Job, changes: Subscription[PrimaryChange]) -> Any:
     return change
 
 
-async def _keep_running(job: Job, scope: anyio.CancelScope, ended: anyio.Event) -> None:
+async def _keep_running(
+    job: Job, scope: anyio.CancelScope, ended: anyio.Event, changes: Subscription[PrimaryChange]
+) -> None:
     """Until it returns: again, after a pause, each time that it fails."""
     pauses = Pauses()
     try:
@@ -126,14 +138,31 @@ async def _keep_running(job: Job, scope: anyio.CancelScope, ended: anyio.Event) 
                 began = time.monotonic()
                 _say_begun(job)
                 try:
-                    await job()
+                    await _uncancelled(job)
                 except Exception as error:  # noqa: BLE001 - whatever it raises
+                    if changes.closed:  # the watcher was stopped: the job may have heard of that first
+                        return
                     await anyio.sleep(_say_failed(job, error, pauses.after(time.monotonic() - began)))
                 else:
                     _say_done(job)
                     return
     finally:
         ended.set()
+
+
+async def _uncancelled(job: Job) -> None:
+    """Call the job. On asyncio, a `CancelledError` of what it awaited is a failure like any other: it would end this task as
+    if that had been cancelled itself."""
+    try:
+        await job()
+    except anyio.get_cancelled_exc_class() as error:
+        asyncio = sys.modules.get("asyncio")
+        if asyncio is None or not isinstance(error, asyncio.CancelledError):
+            raise
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RuntimeError("what the job awaited was cancelled") from error
 
 
 _NONE_YET: Any = object()
@@ -158,7 +187,10 @@ def run_while_primary_in_thread(watcher: BlockingWatcher, job: ThreadJob) -> Non
         while True:
             change = _next_in_thread(changes, SETTLED if role is Role.PRIMARY else None)
             if change is _NONE_YET:
-                change = _term_in_thread(job, changes)
+                with suppress(WatcherClosed):
+                    if (database := _a_database(watcher)) is not None:
+                        watcher.confirm_primary(database=database)
+                change = _next_in_thread(changes, 0) if len(changes) else _term_in_thread(job, changes)
             if change is None:
                 return
             role = change.role
@@ -167,22 +199,22 @@ def run_while_primary_in_thread(watcher: BlockingWatcher, job: ThreadJob) -> Non
 def _term_in_thread(job: ThreadJob, changes: BlockingSubscription[PrimaryChange]) -> Any:
     over = threading.Event()
     thread = threading.Thread(
-        target=_keep_running_in_thread, args=(job, over), name="litefs_watch while primary", daemon=True
+        target=_keep_running_in_thread, args=(job, over, changes), name="litefs_watch while primary", daemon=True
     )
     thread.start()
     try:
         change = changes.take()
         _say_over(job, change)
-    finally:
+    finally:  # Ctrl-C, too: who calls again must not have two
         over.set()
-    thread.join(STUBBORN)
-    if thread.is_alive():
-        _say_stubborn(job)
-        thread.join()
+        thread.join(STUBBORN)
+        if thread.is_alive():
+            _say_stubborn(job)
+            thread.join()
     return change
 
 
-def _keep_running_in_thread(job: ThreadJob, over: threading.Event) -> None:
+def _keep_running_in_thread(job: ThreadJob, over: threading.Event, changes: BlockingSubscription[PrimaryChange]) -> None:
     pauses = Pauses()
     while not over.is_set():
         began = time.monotonic()
@@ -190,6 +222,8 @@ def _keep_running_in_thread(job: ThreadJob, over: threading.Event) -> None:
         try:
             job(over)
         except Exception as error:  # noqa: BLE001 - whatever it raises
+            if changes.closed:
+                return
             over.wait(_say_failed(job, error, pauses.after(time.monotonic() - began)))
         else:
             if not over.is_set():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from litefs_watch import BlockingWatcher, PrimaryChange, Role, Settings, Watcher, WatcherClosed
+from litefs_watch import BlockingWatcher, PrimaryChange, Role, Settings, WaitTimeout, Watcher, WatcherClosed
 from litefs_watch.testing import SimulatedNode
 from litefs_watch.watchers import while_primary as module
+from litefs_watch.watchers.subscription import BlockingSubscription
 
 SOON = 20.0
 
@@ -180,6 +182,59 @@ async def test_one_that_will_not_end(
         tasks.cancel_scope.cancel()
 
 
+async def test_what_it_awaited_was_cancelled(node: SimulatedNode, caplog: pytest.LogCaptureFixture) -> None:
+    """A failure like any other, where asyncio has one error for both; not the end of all that runs beside it."""
+
+    class Awaiting(Job):
+        async def work(self) -> None:
+            if self.begun == 1 and anyio.get_cancelled_exc_class() is asyncio.CancelledError:
+                raise asyncio.CancelledError
+            await anyio.sleep_forever()
+
+    job = Awaiting()
+    node.become_primary()
+    async with Watcher(node.settings()) as watcher, anyio.create_task_group() as tasks:
+        tasks.start_soon(watcher.while_primary, job)
+        await job.until(running=1, begun=1 + (anyio.get_cancelled_exc_class() is asyncio.CancelledError))
+        tasks.cancel_scope.cancel()
+    assert caplog.text.count("RuntimeError: what the job awaited") == job.begun - 1
+
+
+async def test_who_hears_of_the_stop_first_has_not_failed(node: SimulatedNode, caplog: pytest.LogCaptureFixture) -> None:
+    """Its own wait ends with `WatcherClosed`."""
+    node.become_primary()
+    async with Watcher(node.settings()) as watcher, anyio.create_task_group() as tasks:
+        tasks.start_soon(watcher.while_primary, lambda: watcher.wait_for_tx(99))
+        with anyio.fail_after(SOON):
+            while not watcher.statistics().waiters:  # noqa: ASYNC110 - nothing tells that it waits
+                await anyio.sleep(0.001)
+        await watcher.stop()
+    assert "failed" not in caplog.text
+
+
+async def test_a_lease_that_may_be_gone_begins_nothing(node: SimulatedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This node remembers that it is the primary; nothing begins before LiteFS has confirmed it."""
+    job, asked = Job(), anyio.Event()
+    node.become_primary()
+    async with Watcher(node.settings()) as watcher, anyio.create_task_group() as tasks:
+
+        async def confirm(**options: Any) -> bool:
+            asked.set()
+            await watcher.wait_for_role("unknown")
+            return False
+
+        monkeypatch.setattr(watcher, "confirm_primary", confirm)
+        tasks.start_soon(watcher.while_primary, job)
+        with anyio.fail_after(SOON):
+            await asked.wait()
+        await anyio.wait_all_tasks_blocked()
+        node.lose_primary()
+        await watcher.wait_for_role("unknown", timeout=SOON)
+        await anyio.wait_all_tasks_blocked()
+        assert job.begun == 0
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_role_that_does_not_stay(node: SimulatedNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes and goes begins nothing."""
     monkeypatch.setattr(module, "SETTLED", SOON)
@@ -316,6 +371,44 @@ def test_in_threads_one_that_will_not_end(
         assert begun.acquire(timeout=SOON)
     thread.join(SOON)
     assert not thread.is_alive()
+
+
+def test_in_threads_who_hears_of_the_stop_first(node: SimulatedNode, caplog: pytest.LogCaptureFixture) -> None:
+    """Has not failed either."""
+    node.become_primary()
+    with BlockingWatcher(node.settings()) as watcher:
+        thread = in_a_thread(watcher, lambda over: watcher.wait_for_tx(99))
+        for _ in range(int(SOON * 1000)):
+            if watcher.statistics().waiters:
+                break
+            thread.join(0.001)
+    thread.join(SOON)
+    assert not thread.is_alive()
+    assert "failed" not in caplog.text
+
+
+def test_in_threads_ctrl_c_waits_for_the_job(node: SimulatedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who calls again then has not two."""
+    node.become_primary()
+    begun, running = threading.Event(), [0]
+
+    def job(over: threading.Event) -> None:
+        running[0] += 1
+        begun.set()
+        assert over.wait(SOON)
+        threading.Event().wait(0.02)
+        running[0] -= 1
+
+    def interrupted(changes: Any, timeout: float | None = None) -> None:
+        if timeout is not None:
+            raise WaitTimeout
+        assert begun.wait(SOON)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BlockingSubscription, "take", interrupted)
+    with BlockingWatcher(node.settings()) as watcher, pytest.raises(KeyboardInterrupt):
+        watcher.while_primary(job)
+    assert running == [0]
 
 
 STEPS = st.lists(st.sampled_from(["primary", "replica", "nobody", "pause", "commit"]), max_size=20)
