@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
+from django.views.decorators.csrf import csrf_exempt
 
 from litefs_watch.django.conf import get_watcher
-from litefs_watch.operate.health import CHECKS, METHODS, answer
+from litefs_watch.operate.health import CHECKS, METHODS, answer, status_of
 
 
+@csrf_exempt  # what posts here is told 405
 def status(request: HttpRequest) -> JsonResponse:
     """One of the paths."""
     watcher = get_watcher()
     query = request.META.get("QUERY_STRING", "")
-    code, record = answer(request.method or "", request.path, query, lambda: watcher.status, watcher.settings.database)
+    code, record = answer(request.method or "", request.path, query, lambda: status_of(watcher), watcher.settings.database)
     response = JsonResponse(record, status=code, headers={"cache-control": "no-store"})
     if code == 405:
         response.headers["allow"] = ", ".join(METHODS)

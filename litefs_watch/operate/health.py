@@ -16,14 +16,20 @@ The paths are Kubernetes' and Patroni's, which HAProxy's, Fly.io's and others' c
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs
 
 from litefs_watch.changes import Role
+from litefs_watch.errors import WatcherClosed
 from litefs_watch.operate.words import status_record
 from litefs_watch.printable import did_you_mean, safe
 from litefs_watch.status import Status, missing_database, reasons
+from litefs_watch.watchers import why
+
+if TYPE_CHECKING:
+    from litefs_watch.watchers.blocking import BlockingWatcher
+    from litefs_watch.watchers.watcher import Watcher
 
 MAX_LAG = 10.0
 """Seconds: of LiteFS's own proxy's health check (http/proxy_server.go: DefaultMaxLag)."""
@@ -48,6 +54,14 @@ class Probe(NamedTuple):
     verbose: bool
 
 
+def status_of(watcher: Watcher | BlockingWatcher) -> Status:
+    """The status of a watcher that runs. Raises `WatcherClosed`, which says why it does not."""
+    run = watcher.run
+    if (idle := why.idle(run)) is not None:
+        raise WatcherClosed(idle)
+    return run.status
+
+
 def unready(status: Status, max_lag: float, database: str | None = None) -> str | None:
     """Why the node is not ready, in one line; None where it is."""
     if "mount" in status.faults:
@@ -58,9 +72,12 @@ def unready(status: Status, max_lag: float, database: str | None = None) -> str 
     return _behind(status, max_lag) or missing_database(status, database)
 
 
-def _behind(status: Status, max_lag: float | None) -> str | None:
+def _behind(status: Status, max_lag: float | None, *, told: bool = False) -> str | None:
+    """``told``: what LiteFS does not say is under no limit."""
     if status.replicated is False:
         return "the first replication is not done"
+    if told and max_lag is not None and status.lag is None:
+        return f"LiteFS does not say how large the lag is, so it is not known to be under {max_lag:g} s"
     if max_lag is not None and status.lag is not None and status.lag > max_lag:
         return f"the lag is {status.lag:.3f} s, over {max_lag:g} s"
     return None
@@ -73,7 +90,9 @@ def _primary(status: Status, probe: Probe, database: str | None) -> str | None:
 
 
 def _replica(status: Status, probe: Probe, database: str | None) -> str | None:
-    return f"this node is {status.role}" if status.role is not Role.REPLICA else _behind(status, probe.max_lag)
+    if status.role is not Role.REPLICA:
+        return f"this node is {status.role}"
+    return status.faults.get("mount") or _behind(status, probe.max_lag, told=True)
 
 
 def _read_only(status: Status, probe: Probe, database: str | None) -> str | None:
@@ -97,6 +116,7 @@ CHECKS: dict[str, Callable[[Status, Probe, str | None], str | None]] = {
     "read-only": _read_only,
 }
 """By the last part of the path: why not; None: yes."""
+_PARAMETERS = {"readyz": ("lag", "verbose"), "livez": ("verbose",), "replica": ("lag",), "read-only": ("lag",)}
 
 
 def answer(method: str, path: str, query: str, status: Callable[[], Status], database: str | None) -> Answer:
@@ -109,10 +129,13 @@ def answer(method: str, path: str, query: str, status: Callable[[], Status], dat
         return Answer(
             404, {"error": f"there is no {safe(name[:40])!r}{did_you_mean(name[:40], CHECKS)}", "paths": list(CHECKS)}
         )
-    probe = _read(query)
+    probe = _read(query, _PARAMETERS.get(name, ()))
     if isinstance(probe, str):
         return Answer(400, {"error": probe})
-    now = status()
+    try:
+        now = status()
+    except WatcherClosed as error:
+        return Answer(503, {"ok": False, "reason": str(error)})
     problem = check(now, probe, database)
     record: dict[str, Any] = {"ok": problem is None, "reason": problem}
     if name not in ("livez", "readyz") or probe.verbose:
@@ -120,11 +143,14 @@ def answer(method: str, path: str, query: str, status: Callable[[], Status], dat
     return Answer(200 if problem is None else 503, record)
 
 
-def _read(query: str) -> Probe | str:
+def _read(query: str, known: Sequence[str]) -> Probe | str:
     """The query; what is wrong with it where something is."""
     if len(query) > _LONGEST_QUERY:
         return f"the query is longer than {_LONGEST_QUERY} characters"
     fields = parse_qs(query, keep_blank_values=True)
+    for name in fields:
+        if name not in known:  # a misspelt limit that is passed over would be no limit
+            return f"{safe(name[:40])} is no parameter of this path{did_you_mean(name[:40], known)}"
     lag = fields.get("lag", [None])[-1]
     if lag is None:
         return Probe(None, "verbose" in fields)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from litefs_watch.operate.health import METHODS, answer
+from litefs_watch.operate.health import METHODS, answer, status_of
+from litefs_watch.web.checks import check_blocking
 
 if TYPE_CHECKING:
     from litefs_watch.watchers.blocking import BlockingWatcher
@@ -16,13 +17,15 @@ if TYPE_CHECKING:
 def status_routes(watcher: BlockingWatcher) -> Callable[[dict[str, Any], Any], list[bytes]]:
     """As `litefs_watch.asgi.status_routes`, for WSGI: with Werkzeug's ``DispatcherMiddleware``, for example.
 
-    The watcher starts at the first request, where it does not run yet.
+    The watcher starts at the first request that asks it for something. Raises `ConfigError` for another kind of watcher.
     """
+
+    check_blocking(watcher, "status_routes")
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         method, query = environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")
         path = environ.get("PATH_INFO", "")
-        status, record = answer(method, path, query, lambda: watcher.status, watcher.settings.database)
+        status, record = answer(method, path, query, lambda: status_of(watcher), watcher.settings.database)
         body = json.dumps(record).encode() + b"\n"
         headers = [("content-type", "application/json"), ("cache-control", "no-store"), ("content-length", str(len(body)))]
         if status == 405:

@@ -39,7 +39,8 @@ def test_each_path_is_a_url(node: SimulatedNode, name: str) -> None:
 
 
 def test_what_writes_is_refused(node: SimulatedNode) -> None:
-    """405, with what is allowed."""
+    """405, with what is allowed, and not Django's own 403 for want of a form's token."""
     found = resolve("/primary", urlconf="litefs_watch.django.urls")
+    assert vars(found.func)["csrf_exempt"]
     response = found.func(RequestFactory().post("/litefs/primary"))
     assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD, OPTIONS")

@@ -14,26 +14,32 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
 from fastapi import FastAPI
 from flask import Flask
+from hypercorn.middleware.dispatcher import AsyncioDispatcherMiddleware
 from hypothesis import given
 from hypothesis import strategies as st
 from litestar import Litestar, asgi
+from quart import Quart
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
-from litefs_watch import BlockingWatcher, Position, Role, Status, Watcher
+from litefs_watch import BlockingWatcher, ConfigError, Position, Role, Settings, Status, Watcher
 from litefs_watch.asgi import LiteFSMiddleware, status_routes
+from litefs_watch.consistency import OptionKeywords
 from litefs_watch.operate.health import CHECKS, answer
 from litefs_watch.status import SourceStatus
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
+from litefs_watch.watchers.bridge import AwaitableWatcher
+from litefs_watch.wsgi import LiteFSMiddleware as WSGIMiddleware
 from litefs_watch.wsgi import status_routes as wsgi_status_routes
+from tests.asgi.fakes import call
 from tests.asgi.serving import serve
 
 AWAY = SourceStatus(False, datetime(2026, 1, 1, tzinfo=UTC), "connection refused")
@@ -41,6 +47,7 @@ PRIMARY = Status("here", Role.PRIMARY, None, {"app.db": Position(5)}, 0.0, True,
 REPLICA = replace(PRIMARY, role=Role.REPLICA, primary="there", lag=3.0)
 UNKNOWN = replace(PRIMARY, role=Role.UNKNOWN, lag=None, sources={"stream": AWAY})
 MISPLACED = replace(PRIMARY, faults={"mount": "/litefs is no mount"})
+UNSAID = "LiteFS does not say how large the lag is, so it is not known to be under 10 s"
 NEW = replace(REPLICA, replicated=False, lag=None)
 
 
@@ -77,6 +84,11 @@ def test_each_path(path: str, primary: int, replica: int, unknown: int, misplace
         ("readyz", "", replace(REPLICA, lag=11.0), 503, "the lag is 11.000 s, over 10 s"),
         ("readyz", "lag=1m", replace(REPLICA, lag=11.0), 200, None),
         ("readyz", "", UNKNOWN, 503, "no primary is known (connection refused)"),
+        ("replica", "lag=10s", replace(REPLICA, lag=None), 503, UNSAID),
+        ("replica", "", replace(REPLICA, lag=None), 200, None),
+        ("replica", "", replace(REPLICA, faults={"mount": "/litefs is no mount"}), 503, "/litefs is no mount"),
+        ("replica", "lga=10s", REPLICA, 400, "lga is no parameter of this path; did you mean 'lag'?"),
+        ("primary", "lag=10s", PRIMARY, 400, "lag is no parameter of this path"),
         ("replica", "lag=soon", REPLICA, 400, "lag=soon is no duration: 500ms, 10s, or a number of seconds"),
         ("replica", "lag=-1", REPLICA, 400, "lag=-1 is no duration: 500ms, 10s, or a number of seconds"),
         ("replica", "lag=nan", REPLICA, 400, "lag=nan is no duration: 500ms, 10s, or a number of seconds"),
@@ -151,13 +163,59 @@ async def test_asgi(node: SimulatedNode) -> None:
                     refused = await client.post("/litefs/primary")
                     allowed = sorted(refused.headers["allow"].split(", "))
                     assert (refused.status_code, allowed) == (405, ["GET", "HEAD", "OPTIONS"])
-    assert (await watcher_says(watcher)) == 503
 
 
-async def watcher_says(watcher: Watcher) -> int:
-    """One that was stopped knows nothing."""
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(status_routes(watcher)), base_url="http://node") as client:
-        return int((await client.get("/readyz?verbose")).status_code)
+async def test_a_watcher_that_does_not_run() -> None:
+    """Knows nothing, and says why: before its start, and after its end. Standalone, too, where it needs no LiteFS."""
+    watcher = Watcher(Settings(standalone=True))
+    before = await call(status_routes(watcher), "GET", "/primary")
+    async with watcher:
+        assert (await call(status_routes(watcher), "GET", "/primary")).status == 200
+    after = await call(status_routes(watcher), "GET", "/primary")
+    assert (before.status, after.status) == (503, 503)
+    assert b"the watcher is not running: start it" in before.body
+    assert b"the watcher was stopped" in after.body
+
+
+PASSED: OptionKeywords = {"passthrough_paths": ["/litefs/*"], "primary_paths": ["*"], "monotonic": True, "timeout": 60.0}
+AHEAD = [("cookie", f"litefs_pos={Position(99, 1)}")]
+
+
+async def test_what_is_passed_through_neither_waits_nor_is_sent_on() -> None:
+    """A replica answers for itself, whatever a probe carries; in Quart, by Hypercorn's dispatcher, which has lifespans."""
+    with SimulatedNode(hostname="node-b", primary="node-a") as node:
+        async with Watcher(node.settings()) as watcher:
+            await watcher.wait_for_role(Role.REPLICA, timeout=20)
+            both = AsyncioDispatcherMiddleware(
+                {"/litefs": cast("Any", status_routes(watcher)), "": cast("Any", Quart("shop"))}
+            )
+            answer = await call(LiteFSMiddleware(both, watcher, **PASSED), "GET", "/litefs/primary", AHEAD)
+            assert (answer.status, json.loads(answer.body)["reason"]) == (503, "this node is replica")
+            assert (await call(LiteFSMiddleware(both, watcher, **PASSED), "POST", "/litefs/primary", AHEAD)).status == 405
+
+
+async def test_a_lifespan_is_answered() -> None:
+    """At both its ends: a dispatcher that hands it on waits for that."""
+    sent: list[str] = []
+
+    async def receive() -> dict[str, str]:
+        return {"type": "lifespan"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    await status_routes(Watcher(Settings(standalone=True)))({"type": "lifespan"}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+def test_the_other_kind_of_watcher_is_refused() -> None:
+    """It would block the event loop, or know nothing."""
+    settings = Settings(standalone=True)
+    for wrong in (BlockingWatcher(settings), AwaitableWatcher(BlockingWatcher(settings))):
+        with pytest.raises(ConfigError, match="status_routes needs a Watcher"):
+            status_routes(cast("Any", wrong))
+    with pytest.raises(ConfigError, match="status_routes needs a BlockingWatcher"):
+        wsgi_status_routes(cast("Any", Watcher(settings)))
 
 
 def test_wsgi(node: SimulatedNode) -> None:
@@ -172,6 +230,13 @@ def test_wsgi(node: SimulatedNode) -> None:
             assert (empty.status_code, empty.data) == (503, b"")
         assert client.post("/litefs/primary").headers["allow"] == "GET, HEAD, OPTIONS"
         assert client.get("/litefs/").status_code == 404
+        passed = Client(
+            WSGIMiddleware(DispatcherMiddleware(flask, {"/litefs": wsgi_status_routes(watcher)}), watcher, **PASSED)
+        )
+        passed.set_cookie("litefs_pos", str(Position(99, 1)))
+        assert passed.get("/litefs/primary").status_code == 200
+        assert passed.post("/litefs/primary").status_code == 405
+    assert client.get("/litefs/primary").json == {"ok": False, "reason": "the watcher was stopped"}
 
 
 # Through HAProxy.
