@@ -68,7 +68,7 @@ class PeerStream(EventStream):
         self.asked: bool = False
         """Whether the metrics of the stream that is open have told, or don't."""
         self._publish = publish
-        self._second = float("-inf")  # when the present one began …
+        self._second = 0.0  # when the present one began; the first one with the stream …
         self._before = 0  # … and how many events there were before it
         self._names = CallThread("litefs_watch peer's name")  # the loop's own threads are the application's
 
@@ -86,13 +86,18 @@ class PeerStream(EventStream):
         self._publish(self.url, reading, self.identity)
 
     def _take_in(self, data: bytes | None) -> bool:
-        events = self.events
         more = super()._take_in(data)
+        if not self._open:
+            return more
         if self._received >= self._second + 1.0:
-            self._second, self._before = self._received, events
-        if self.events - self._before > RATE:
+            self._second, self._before = self._received, self.events
+        elif self.events - self._before > RATE:
             raise Disconnected(f"more than {RATE:,} events in a second: is this LiteFS?")
         return more
+
+    def _begin(self, event: Reached | Event) -> None:
+        super()._begin(event)
+        self._second, self._before = self._received, self.events
 
     def _take_other(self, event: Reached | Event | Garbled) -> None:
         if isinstance(event, Garbled):
