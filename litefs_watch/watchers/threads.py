@@ -62,6 +62,7 @@ def read_position(run: Run, database: str) -> Position | None:
     read, faults = Directory(run.settings.litefs_dir).positions([database])
     if (fault := faults.get(f"{database}-pos")) is not None:
         raise OSError(fault)
-    if read.primary is not None and run.standing.primary != read.primary.hostname:
+    news = read.primary is not None and run.standing.primary != read.primary.hostname
+    if news or not run.streaming:  # without events a client would come back with it before anything tells of it
         run.publish_here(read)
     return read.positions.get(database)

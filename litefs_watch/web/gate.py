@@ -155,7 +155,9 @@ class Gate:
                 exchange.reset = NotPrimary(None, _RESET)
             return
         gone = not node.has(token) and node.where(token) in (Where.AHEAD, Where.ELSEWHERE, Where.DOUBTED)
-        if gone or (found is not None and found[0] is not self._lineage()):
+        # Who has led all the time has made each transaction itself: another lineage is a gap in what was heard of them.
+        led = exchange.role is Role.PRIMARY is node.role and node.term == exchange.term
+        if gone or (not led and found is not None and found[0] is not self._lineage()):
             exchange.reset = NotPrimary(None, _RESET)
 
     def _check_answer(self, exchange: Exchange, position: Position | None) -> None:

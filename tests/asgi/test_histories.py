@@ -196,6 +196,21 @@ async def test_what_the_disk_said_of_a_history_is_nothing_once_there_is_another_
     assert (await ask(watcher, "GET", UNTOLD, Handler(reset))).status == 409
 
 
+@pytest.mark.parametrize(("replaced", "status"), [(False, 200), (True, 503)])
+async def test_a_gap_in_what_a_primary_has_heard_is_no_reset(tmp_path: Path, replaced: bool, status: int) -> None:
+    """Two transactions of its own while the handler ran, of which one look tells: what the disk said of the token holds for
+    as long as it leads."""
+    watcher = FakeWatcher()
+    watcher.data_dir = tmp_path
+    put_ltx(tmp_path, UNTOLD)
+
+    def commit_twice(scope: Scope) -> None:
+        watcher.known = Position(12, 8)
+        watcher.term += replaced
+
+    assert (await ask(watcher, "GET", UNTOLD, Handler(commit_twice))).status == status
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_primary_that_can_not_tell_says_so(method: str, tmp_path: Path) -> None:
     """It was given a snapshot before it took over: once for each token, which it replaces."""

@@ -57,6 +57,15 @@ def test_what_is_lost_is_said_to_threads(node: SimulatedNode, lost: Callable[[Po
             watcher.wait_for_tx(lost(here), timeout=SOON)
 
 
+def test_what_a_thread_has_read_without_events_is_known(node: SimulatedNode) -> None:
+    """At once: the client that gets it comes back with it before a look tells of it."""
+    with BlockingWatcher(node.settings(api_url=None)) as watcher:
+        for _ in range(20):
+            here = node.commit()
+            assert watcher.read_position() == here
+            assert watcher.has_tx(here)
+
+
 async def test_a_replica_waits_for_what_is_elsewhere() -> None:
     """It may be the one that is reset; the message says what it has."""
     with SimulatedCluster(size=2, lag=0.0) as cluster:
