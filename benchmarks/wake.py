@@ -180,7 +180,7 @@ def main() -> None:
         event_stream(simulated)
         blind = Settings(**(simulated.settings.model_dump() | {"api_url": None}))
         measured = measure(simulated, blind, {POLLER: poller, "Watcher, inotify": waiter}, notify=False)
-        show("Ordinary directory, no event stream", HEAD, rows(measured))
+        show("Ordinary directory, no event stream", HEAD, rows(measured), measured)
     if reason := fuse_available():
         print(f"\n(no FUSE mount: {reason})")
     else:
@@ -208,7 +208,7 @@ def event_stream(node: Node) -> None:
         [*row, f"{(statistics.median(latencies) - bare) * 1e3:+.2f} ms"]
         for row, latencies in zip(rows(measured, COMMITS * ROUNDS), measured.values(), strict=True)
     ]
-    show(f"Event stream ({ROUNDS} rounds, in turn)", [*HEAD, "median after the bare reader's"], table)
+    show(f"Event stream ({ROUNDS} rounds, in turn)", [*HEAD, "median after the bare reader's"], table, measured)
 
 
 def on_a_mount() -> None:
@@ -216,10 +216,10 @@ def on_a_mount() -> None:
         given = mounted.settings.model_dump()
         blind = Settings(**(given | {"api_url": None, "data_dir": Path("/nowhere")}))
         measured = measure(mounted, blind, {POLLER: poller, "Watcher, shared re-read": waiter}, notify=False)
-        show("FUSE mount, no event stream, no data directory", HEAD, rows(measured))
+        show("FUSE mount, no event stream, no data directory", HEAD, rows(measured), measured)
         sighted = Settings(**(given | {"api_url": None}))
         measured = measure(mounted, sighted, {POLLER: poller, "Watcher, inotify on the data directory": waiter})
-        show("FUSE mount, no event stream", HEAD, rows(measured))
+        show("FUSE mount, no event stream", HEAD, rows(measured), measured)
 
 
 async def awatch_reader(settings: Settings, seen: Times) -> None:
@@ -245,4 +245,4 @@ def on_real_litefs() -> None:
     with node(real=True) as pair:
         for name, (way, overrides) in ways.items():
             measured |= measure(pair, Settings(**(pair.settings.model_dump() | overrides)), {name: way})
-    show("Two real LiteFS nodes: commit on the primary to knowledge on the replica", HEAD, rows(measured))
+    show("Two real LiteFS nodes: commit on the primary to knowledge on the replica", HEAD, rows(measured), measured)
