@@ -16,9 +16,10 @@ from benchmarks.plot import percentile, spread
 TIMES = st.lists(st.floats(1e-9, 1e3), min_size=1, max_size=30)
 
 
-@given(
-    samples=st.dictionaries(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), max_size=20), TIMES, min_size=1)
-)
+NAMES = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), max_size=20)
+
+
+@given(samples=st.dictionaries(NAMES, TIMES, min_size=1))
 def test_whatever_was_measured_is_a_picture(samples: dict[str, list[float]]) -> None:
     """Well-formed, with each name, and nothing outside of it."""
     root = ET.fromstring(spread("title", samples))
