@@ -52,7 +52,7 @@ async def until(watcher: Watcher, condition: Any) -> Cluster:
 
 
 def connected(picture: Cluster) -> bool:
-    return sum(peer.counts for peer in picture.peers) == 2
+    return all(peer.connected for peer in picture.peers) and sum(peer.counts for peer in picture.peers) == 2
 
 
 async def test_a_position_is_waited_for_until_others_have_it(cluster: SimulatedCluster) -> None:
