@@ -39,7 +39,7 @@ class Node(NamedTuple):
     new: bool = False
     """Whether this primary took over so lately that clients may have pins of the one before."""
     room: bool = True
-    """Whether one more request may wait."""
+    """Whether one more request may wait: for its TXID, or, on the primary, for a look."""
     holds: bool = True
     """Whether one more may be held while no primary is known."""
     misplaced: str | None = None

@@ -1,4 +1,5 @@
-"""How many requests of one middleware may wait at once: reads for a TXID, and writes for a primary, each on their own."""
+"""How many requests of one middleware may wait at once: reads for a TXID, writes for a primary, and those of a primary for a
+look whether it still is one, each on their own."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from litefs_watch.consistency import Hold, Options
+from litefs_watch.consistency import Confirm, Hold, Look, Options
 
 
 class Defaults(NamedTuple):
@@ -30,9 +31,12 @@ class Budget:
         self._most_held = held if options.max_held is None else options.max_held
         self.most_replicating: int = defaults.waiting if chosen is None else chosen
         """Responses that may wait at once for as long as they were given."""
+        self._most_looking = self.most_replicating
         self._lock = threading.Lock()
         self.waiting: int = 0
-        """Those that wait for a TXID, or for a look, now."""
+        """Those that wait for a TXID now."""
+        self.looking: int = 0
+        """Those that wait for a look now. It is over at once, but in a hand-over, when honest clients need it."""
         self.held: int = 0
         """Those that are held now."""
 
@@ -45,6 +49,11 @@ class Budget:
         return self.waiting < self._most_waiting
 
     @property
+    def looks(self) -> bool:
+        """Whether one more may wait for a look."""
+        return self.looking < self._most_looking
+
+    @property
     def holds(self) -> bool:
         """Whether one more may be held."""
         return self.held < self._most_held
@@ -52,12 +61,11 @@ class Budget:
     @contextmanager
     def spent_on(self, action: object) -> Iterator[None]:
         """Around the wait that was decided."""
-        held = isinstance(action, Hold)
-        self._count(held, 1)
+        self._count(action, 1)
         try:
             yield
         finally:
-            self._count(held, -1)
+            self._count(action, -1)
 
     @contextmanager
     def spent_on_replication(self) -> Iterator[None]:
@@ -70,9 +78,11 @@ class Budget:
             with self._lock:
                 self.replicating -= 1
 
-    def _count(self, held: bool, by: int) -> None:
+    def _count(self, action: object, by: int) -> None:
         with self._lock:
-            if held:
+            if isinstance(action, Hold):
                 self.held += by
+            elif isinstance(action, Confirm | Look):
+                self.looking += by
             else:
                 self.waiting += by

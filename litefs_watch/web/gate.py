@@ -76,18 +76,19 @@ class Gate:
     def node(self, exchange: Exchange) -> Node:
         """The node as it is now. Where the watcher was stopped nothing is known, and nobody may wait."""
         known = self._known
-        room, holds = self.budget.room, self.budget.holds
         try:
             run = known.run
             view = run.view(self.database)
         except WatcherClosed:
             return Node(Role.UNKNOWN, None, self.hostname, None, _nowhere, room=False, holds=False)
+        budget = self.budget
+        room = budget.looks if view.standing.role is Role.PRIMARY else budget.room
         found = exchange.found
         where = view.where if found is None or found[0] is not view.lineage else partial(_where, view, found[1])
         new = time.monotonic() - view.since < self._max_age
         misplaced = run.misplaced
         return Node(
-            *view.standing, self.hostname, view.position, where, view.vouched, view.term, new, room, holds, misplaced
+            *view.standing, self.hostname, view.position, where, view.vouched, view.term, new, room, budget.holds, misplaced
         )
 
     def _lookup(self, exchange: Exchange) -> Callable[[], tuple[object, Where]] | None:

@@ -12,8 +12,9 @@ import pytest
 from litefs_watch import Position, Role
 from litefs_watch.asgi import LiteFSMiddleware, lost_transaction, mark_written
 from litefs_watch.asgi.types import Scope
-from litefs_watch.consistency import PIN, Options, Tokens, Verdict
+from litefs_watch.consistency import PIN, Options, Tokens, Verdict, Wait
 from litefs_watch.testing.ltx import ltx_file, ltx_name
+from litefs_watch.web.waiting import AsyncGate
 from tests.asgi.fakes import FakeWatcher, Handler, Reply, call, replica, unknown
 
 HERE, AHEAD, ELSEWHERE, UNTOLD = Position(10, 1), Position(12, 1), Position(10, 2), Position(9, 1)
@@ -125,6 +126,14 @@ async def test_who_can_not_tell_whether_it_is_the_primary_calls_nothing_lost(tok
         reply = await ask(watcher, "GET", token, handler, max_waiting=room)
         assert (reply.status, reply.header("litefs-lost"), reply.cookie, handler.runs) == (503, None, None, 0)
         assert watcher.waits == waits
+
+
+async def test_reads_that_wait_take_no_look_from_the_primary() -> None:
+    """A node that takes over while some still wait on it looks whether it is the primary, and refuses nobody for them."""
+    middleware = LiteFSMiddleware(Handler(), FakeWatcher().watcher, max_waiting=1)
+    assert isinstance(middleware._gate, AsyncGate)
+    with middleware._gate.budget.spent_on(Wait(AHEAD, 0.5)):
+        assert (await call(middleware, "GET", "/", [("cookie", f"litefs_pos={AHEAD}")])).status == 200
 
 
 async def test_a_primary_that_is_reset_while_it_is_read_answers_nothing() -> None:

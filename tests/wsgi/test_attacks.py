@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from litefs_watch.consistency import Hold, OptionKeywords, Options, Wait
+from litefs_watch.consistency import Confirm, Hold, OptionKeywords, Options, Wait
 from litefs_watch.testing import SimulatedNode
 from litefs_watch.web.budget import Budget
 from litefs_watch.web.waiting import BlockingGate
@@ -128,24 +128,24 @@ def test_writes_that_are_held_leave_most_threads_free(replica: tuple[SimulatedNo
 
 
 @pytest.mark.parametrize(
-    ("options", "waiting", "held"),
+    ("options", "waiting", "looking", "held"),
     [
-        ({}, 2, 3),
-        ({"secret": "tests"}, 4, 3),
-        ({"max_waiting": 5}, 5, 5),
-        ({"max_held": 1}, 2, 1),
-        ({"secret": "tests", "max_waiting": 1, "max_held": 2}, 1, 2),
+        ({}, 2, 4, 3),
+        ({"secret": "tests"}, 4, 4, 3),
+        ({"max_waiting": 5}, 5, 5, 5),
+        ({"max_held": 1}, 2, 4, 1),
+        ({"secret": "tests", "max_waiting": 1, "max_held": 2}, 1, 1, 2),
     ],
 )
-def test_more_may_wait_whose_tokens_are_signed(options: OptionKeywords, waiting: int, held: int) -> None:
-    """Nobody can make those up; and what is chosen is what counts."""
+def test_more_may_wait_whose_tokens_are_signed(options: OptionKeywords, waiting: int, looking: int, held: int) -> None:
+    """Nobody can make those up; what is chosen is what counts; and none of the three takes another's places."""
     budget = Budget(Options(**options), BlockingGate.DEFAULT_BUDGET)
-    room = Wait(1, 0.5), Hold(5.0)
     with ExitStack() as stack:
         for number in range(6):
-            assert (budget.room, budget.holds) == (number < waiting, number < held)
-            for action in room:
+            assert (budget.room, budget.looks, budget.holds) == (number < waiting, number < looking, number < held)
+            for action in (Wait(1, 0.5), Confirm(5.0), Hold(5.0)):
                 stack.enter_context(budget.spent_on(action))
+    assert (budget.waiting, budget.looking, budget.held) == (0, 0, 0)
 
 
 def is_undecided(port: int) -> bool:
