@@ -14,12 +14,28 @@ from functools import partial
 from typing import ClassVar
 
 from litefs_watch.changes import Role
-from litefs_watch.consistency import PIN, Action, Confirm, Exchange, Hold, Look, Node, Options, Policy, Refuse, Token, Wait
+from litefs_watch.consistency import (
+    PIN,
+    RUN,
+    Action,
+    Confirm,
+    Exchange,
+    Hold,
+    Look,
+    Node,
+    Options,
+    Policy,
+    Refuse,
+    Replay,
+    Token,
+    Wait,
+)
 from litefs_watch.consistency.exchange import Undone, Unreplicated
 from litefs_watch.consistency.faults import is_dead_connection
 from litefs_watch.consistency.tokens import is_beyond
 from litefs_watch.core.history import Lineage, View
 from litefs_watch.errors import NotPrimary, WatcherClosed
+from litefs_watch.operate.observers import CANCELLED, HOLD, MET, UNMET, WAIT, observers_of
 from litefs_watch.position import Position, Where
 from litefs_watch.sources.ltx import where_on_disk
 from litefs_watch.watchers import why
@@ -29,6 +45,7 @@ from litefs_watch.watchers.watcher import Watcher
 from litefs_watch.web import notes
 from litefs_watch.web.budget import Budget, Defaults
 from litefs_watch.web.checks import LostTransactions, SecureCookie
+from litefs_watch.web.reasons import why_refused, why_replayed
 from litefs_watch.web.replication import Replication
 
 logger: logging.Logger = logging.getLogger("litefs_watch")
@@ -70,6 +87,8 @@ class Gate:
         self._fails_unreplicated = options.on_unreplicated == "error"
         self._monotonic = options.monotonic
         self._max_age = options.max_age
+        self.tells_failures: bool = True
+        """Whether those that count are told of a request that failed. Of several databases' gates, one does."""
         self._lost = LostTransactions()
         self._said_closed = False
 
@@ -214,24 +233,41 @@ class Gate:
             return
         with contextlib.suppress(WatcherClosed):  # in this very moment
             self._known.run.count_lost()
+        observers_of(self._known).lost()
         self._lost.say(self.database, exchange.lost)
 
     @contextlib.contextmanager
     def _waiting(self, exchange: Exchange, action: Waiting) -> Iterator[None]:
         """Around the wait that was decided, however it ends."""
-        began = time.monotonic()
+        began, observers = time.monotonic(), observers_of(self._known)
+        kind = WAIT if isinstance(action, Wait) else HOLD if isinstance(action, Hold) else None
+        ends = [] if kind is None else observers.began(kind)
+        cancelled = True
         try:
             with self.budget.spent_on(action):
                 yield
+            cancelled = False
         finally:
+            seconds = time.monotonic() - began
+            if ends:
+                observers.ended(ends, CANCELLED if cancelled else self._outcome(action), seconds)
             if isinstance(action, Wait):
                 exchange.waited = True
             elif isinstance(action, Hold):
-                exchange.held, exchange.held_for = True, time.monotonic() - began
+                exchange.held, exchange.held_for = True, seconds
             elif isinstance(action, Confirm):
                 exchange.asked = True
             else:
                 exchange.looked = True
+
+    def _outcome(self, action: Waiting) -> str:
+        """Of a wait that is over."""
+        try:
+            run = self._known.run
+            met = self._has(run, action.token) if isinstance(action, Wait) else run.standing.role is not Role.UNKNOWN
+        except WatcherClosed:
+            met = False
+        return MET if met else UNMET
 
     def headers_at(self, exchange: Exchange, position: Position | None, sent: HeaderList) -> list[tuple[bytes, bytes]]:
         """What is added to the headers that the application has ``sent``, at that position. Where ``exchange.reset`` is set
@@ -245,12 +281,24 @@ class Gate:
         return added
 
     def _decide(self, exchange: Exchange) -> Action:
-        action = self.policy.decide(exchange, self.node(exchange))
-        return self._explained(action) if type(action) is Refuse else action
+        node = self.node(exchange)
+        action = self.policy.decide(exchange, node)
+        return action if action is RUN else self._told(action, exchange, node)
 
     def _fail(self, exchange: Exchange, error: BaseException) -> Action | None:
-        action = self.policy.failed(exchange, self.node(exchange), error)
-        return self._explained(action) if type(action) is Refuse else action
+        node = self.node(exchange)
+        action = self.policy.failed(exchange, node, error)
+        return None if action is None else self._told(action, exchange, node, error)
+
+    def _told(self, action: Action, exchange: Exchange, node: Node, error: BaseException | None = None) -> Action:
+        """The action, which is none that runs, once whoever counts has been told; with its explanation for the log."""
+        observers = observers_of(self._known if error is None or self.tells_failures else None)
+        if type(action) is Replay:
+            observers.replayed(why_replayed(exchange, error))
+        elif type(action) is Refuse:
+            observers.refused(why_refused(exchange, node, error, runs=self._known.running))
+            return self._explained(action)
+        return action
 
     def _explained(self, action: Refuse) -> Refuse:
         """With what keeps this node from knowing, for the log: the watcher itself, a source, a misspelt database."""

@@ -85,8 +85,9 @@ class JointPolicy:
 class _Gates:
     def __init__(self, gates: Sequence[AsyncGate] | Sequence[BlockingGate]) -> None:
         self._all = gates
-        for gate in gates:  # of one server's threads
+        for gate in gates:  # of one server's threads, and of one request
             gate.budget = gates[0].budget
+            gate.tells_failures = gate is gates[0]
         self.hostname: str = gates[0].hostname
         self.policy: JointPolicy = JointPolicy([gate.policy for gate in gates])
 
