@@ -37,17 +37,14 @@ def has(node: RealNode, value: int) -> bool:
 
 
 def test_a_job_on_a_replica_sees_what_was_written_before_it_was_sent(pair: RealPair) -> None:
-    """Each time; who does not wait has missed it at least once by then."""
-    hasty = 0
+    """Each time. On loopback it mostly is there by itself; where it lags is shown by ``python -m benchmarks jobs``."""
     with BlockingWatcher(pair.primary.settings()) as here, BlockingWatcher(pair.replica.settings()) as there:
         for number in range(2, TIMES):
             write(pair.primary, number)
             token = current_token(watcher=here)
             assert token == str(pair.primary.position())
-            hasty += not has(pair.replica, number)
             wait_for_token(token, watcher=there)
             assert has(pair.replica, number)
-    assert hasty > 0
 
 
 def test_a_job_that_writes_runs_on_a_replica_under_the_halt_lock(pair: RealPair) -> None:
