@@ -228,6 +228,7 @@ def test_several_processes_are_one_server(tmp_path: Path) -> None:
     assert 'litefs_watch_wait_seconds_count{outcome="met"} 2.0' in lines
     assert 'litefs_watch_wait_seconds_bucket{le="0.005",outcome="met"} 2.0' in lines
     assert 'litefs_watch_role{role="unknown"} 1.0' in lines
+    assert 'litefs_watch_waiters{kind="wait"} 0.0' in lines
     assert not [line for line in lines if line.startswith("litefs_watch_events")]
 
 
