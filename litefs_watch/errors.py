@@ -6,6 +6,7 @@
     ├── ConfigError     (ValueError)    the settings can't work; says what to set
     ├── WireError       (ValueError)    LiteFS, or what stands in its place, said something unreadable
     ├── WaitTimeout     (TimeoutError)  what was waited for did not happen in time
+    │   └── NotHereYet                  … what the primary has answered to this node's own request; don't send it again
     ├── TokenError      (ValueError)    a token is none, or is signed by nobody whom this process believes
     ├── TransactionLost                 a fail-over has dropped the transaction that was waited for
     ├── WatcherClosed                   you stopped the watcher, or have not started it
@@ -22,6 +23,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class LiteFSWatchError(Exception):
     """The root of all errors of this package."""
@@ -37,6 +40,20 @@ class WireError(LiteFSWatchError, ValueError):
 
 class WaitTimeout(LiteFSWatchError, TimeoutError):
     """What was waited for did not happen in time."""
+
+
+class NotHereYet(WaitTimeout):
+    """The primary has answered a request of this node's own, and what it wrote is not known to be here: don't send it again.
+
+    ``response`` is the answer, without its body.
+    """
+
+    def __init__(self, message: str, response: object = None) -> None:
+        self.response: Any = response
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[NotHereYet], tuple[str]]:
+        return type(self), (str(self),)
 
 
 class TokenError(LiteFSWatchError, ValueError):

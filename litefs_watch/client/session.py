@@ -1,0 +1,250 @@
+"""What both clients decide: which token travels, where to, what an answer means, and whether it may be sent again. No I/O.
+
+Rules.
+
+1. **Nothing that may have run is sent twice.** Sent again is what no connection was made for, or what a node has answered
+   with a replay: it has not done it, and says who should. A connection that breaks after the first byte is an error.
+2. **A token is believed as far as it can be read.** What is none, or is signed by nobody whom this process believes, is
+   neither carried nor waited for; with a secret, no stranger's is.
+3. **A session does not go back**, but where it is told to: an answer to a request that carried the session's token, or a
+   later one, replaces it, whatever it says; that of another request only raises it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+
+from litefs_watch.changes import Role, Standing
+from litefs_watch.consistency import PIN, Options, Token, Tokens, Verdict
+from litefs_watch.consistency.hops import HOSTNAME
+from litefs_watch.consistency.options import Secret
+from litefs_watch.consistency.tokens import txid_of
+from litefs_watch.errors import ConfigError, NotHereYet, NotPrimary
+from litefs_watch.printable import safe
+from litefs_watch.replay import check_template
+from litefs_watch.settings import check_timeout
+
+if TYPE_CHECKING:
+    from litefs_watch.settings import Settings
+
+logger: logging.Logger = logging.getLogger("litefs_watch")
+
+Address = str | Callable[[str], str]
+"""``http://{hostname}:8080``, or a function of the primary's hostname that gives such an address."""
+
+HEADER = "litefs-txid"
+
+PRIMARY = "http://primary.litefs.invalid"
+"""Stands for the primary, whichever node that is, until it is known. RFC 2606: it is nobody's name."""
+
+MOST_TRIES = 20
+"""Of one request."""
+
+FIRST_PAUSE, LAST_PAUSE = 0.02, 1.0
+"""Seconds before the next one, doubled each time; a change of the primary ends it."""
+
+KEEP_ALIVE = 1.0
+"""Seconds that an idle connection is used again: less than servers give it, so that no write meets one that is closed."""
+
+_MOST_SERVICES = 1000
+_NEVER_RAN = (httpx2.ConnectError, httpx2.ConnectTimeout)
+
+
+class Session:
+    """One client's token."""
+
+    def __init__(self, database: str, secret: Secret | Sequence[Secret] | None) -> None:
+        self._tokens = Tokens(Options.cookie or "", "position", Options(secret=secret).secrets, database)
+        self._lock = threading.Lock()
+        self._token: Token | None = None
+        self._text: str | None = None
+
+    @property
+    def text(self) -> str | None:
+        return self._text
+
+    def set(self, text: str | None) -> None:
+        """Raises `ValueError` for what is no token."""
+        token = None if text is None else self._read(text)
+        if isinstance(token, Verdict):
+            raise ValueError(f"{safe(str(text))[:60]!r} is no token ({token.value})")  # noqa: TRY004 - a string it is
+        with self._lock:
+            self._token, self._text = token, text
+
+    def carried(self, request: httpx2.Request) -> tuple[Token | None, str | None]:
+        """What a request is to carry, as a token and as text; nothing where it has one of its own."""
+        with self._lock:
+            return (None, None) if HEADER in request.headers else (self._token, self._text)
+
+    def take(self, response: httpx2.Response, carried: Token | None) -> Token | Verdict | None:
+        """The answer's token, which is the session's from now on. None where it has none."""
+        text = response.headers.get(HEADER)
+        if text is None:
+            return None
+        token = self._read(text)
+        if isinstance(token, Verdict):
+            logger.warning("an answer's %s is %s, and ignored: %s", HEADER, token.value, safe(text[:60]))
+            return token
+        with self._lock:
+            knew = carried is not None and self._token is not None and txid_of(carried) >= txid_of(self._token)
+            if self._token is None or knew or txid_of(token) > txid_of(self._token):
+                self._token, self._text = token, text
+        return token
+
+    def _read(self, text: str) -> Token | Verdict:
+        return self._tokens.decode(text.encode("utf-8", "replace"))
+
+
+class Services:
+    """A session for each origin: what one service says is no other's business."""
+
+    def __init__(self) -> None:
+        self._texts: OrderedDict[tuple[str, str, int | None], str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def carry(self, request: httpx2.Request) -> httpx2.Request:
+        """The request with its service's token. Another one: what is put into the client's goes along with a redirection."""
+        with self._lock:
+            text = self._texts.get(_origin(request))
+        if text is None or HEADER in request.headers:
+            return request
+        return _copy(request, request.url, request.stream, text)
+
+    def take(self, request: httpx2.Request, response: httpx2.Response) -> None:
+        """Newer than what was carried, or not, only the service can tell: it may sign. The last answer counts."""
+        text = response.headers.get(HEADER)
+        if text is None or len(text) > 100 or not text.isascii():
+            return
+        with self._lock:
+            self._texts[_origin(request)] = text
+            self._texts.move_to_end(_origin(request))
+            if len(self._texts) > _MOST_SERVICES:
+                self._texts.popitem(last=False)
+
+
+def _copy(request: httpx2.Request, url: httpx2.URL, stream: Any, text: str | None) -> httpx2.Request:
+    headers = request.headers.copy()
+    if text is not None:
+        headers[HEADER] = text
+    return httpx2.Request(request.method, url, headers=headers, stream=stream, extensions=request.extensions)
+
+
+def _origin(request: httpx2.Request) -> tuple[str, str, int | None]:
+    return request.url.scheme, request.url.host, request.url.port
+
+
+class Counted(httpx2.AsyncByteStream, httpx2.SyncByteStream):
+    """A request's body, and whether any of it was asked for: then something may have been sent."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.begun = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.begun = True
+        yield from self._stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.begun = True
+        async for piece in self._stream:
+            yield piece
+
+
+class Way:
+    """One request's way to the primary: where to, how often, until when."""
+
+    def __init__(
+        self, request: httpx2.Request, text: str | None, settings: Settings, address: Address, patience: float
+    ) -> None:
+        url = request.url
+        if (url.scheme, url.host) != ("http", "primary.litefs.invalid"):
+            raise httpx2.UnsupportedProtocol(
+                f"this client sends to the primary only: write a path, not {url}", request=request
+            )
+        self._request, self._text, self._settings, self._address = request, text, settings, address
+        self._again = isinstance(request.stream, httpx2.ByteStream)
+        self._ends = time.monotonic() + patience
+        self._tries = 0
+        self._pause = FIRST_PAUSE
+        self._body = Counted(request.stream)
+
+    @property
+    def left(self) -> float:
+        return max(0.0, self._ends - time.monotonic())
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next try."""
+        pause, self._pause = min(self._pause, self.left), min(self._pause * 2, LAST_PAUSE)
+        return pause
+
+    def to(self, standing: Standing) -> httpx2.Request:
+        """The request as it goes to the primary. Raises `NotPrimary` where that has no name that can be sent to."""
+        hostname = self._settings.node_name if standing.role is Role.PRIMARY else standing.primary
+        if hostname is None or HOSTNAME.fullmatch(hostname) is None:
+            raise NotPrimary(hostname, f"nothing was sent: the primary's name can't be sent to: {safe(str(hostname))!r}")
+        base = self._address(hostname) if callable(self._address) else self._address.format(hostname=hostname)
+        self._tries += 1
+        self._body = Counted(self._request.stream)
+        url = httpx2.URL(base).copy_with(raw_path=self._request.url.raw_path)
+        request = _copy(self._request, url, self._body, self._text)
+        if request.headers.get("host") == self._request.url.host:
+            request.headers["host"] = url.netloc.decode("ascii")
+        return request
+
+    def may_go_on(self, error: httpx2.TransportError) -> bool:
+        """Whether nothing was sent, and there is time for another try."""
+        never = isinstance(error, _NEVER_RAN) and not self._body.begun
+        return never and self._tries < MOST_TRIES and self.left > 0
+
+    def is_replay(self, response: httpx2.Response) -> bool:
+        """Whether another node should have it, which has not been done. Raises nothing; `refuse` does."""
+        return response.status_code == 409 and "instance=" in response.headers.get("fly-replay", "")
+
+    def refuse(self, standing: Standing) -> None:
+        """Raise `NotPrimary` where a replayed request can't be sent again: its body is gone, or its time."""
+        if not self._again:
+            raise NotPrimary(standing.primary, "nothing was done: that node is no primary, and the body can't be sent again")
+        if self._tries >= MOST_TRIES or self.left == 0:
+            raise NotPrimary(standing.primary, f"nothing was done: after {self._tries} tries no node took it as the primary")
+
+
+def wanted_here(token: Token | Verdict | None, response: httpx2.Response) -> Token | None:
+    """What is to be waited for here. Raises `NotHereYet` where nobody can tell."""
+    if isinstance(token, Verdict):
+        raise NotHereYet(_answered(response, f"its {HEADER} is {token.value}"), response)
+    if token == PIN:
+        raise NotHereYet(_answered(response, "the position of what it wrote is not known yet"), response)
+    return token
+
+
+def late(response: httpx2.Response, error: Exception) -> NotHereYet:
+    return NotHereYet(_answered(response, str(error)), response)
+
+
+def _answered(response: httpx2.Response, why: str) -> str:
+    return f"the primary has answered {response.status_code}, and may have written; it is not known to be here: {why}"
+
+
+def check_address(client: str, address: Address) -> None:
+    """Raises `ConfigError`."""
+    if isinstance(address, str):
+        check_template(client, address)
+    elif not callable(address):
+        raise ConfigError(
+            f"{client}: the address is a template such as 'http://{{hostname}}:8080', or a function of hostname"
+        )
+
+
+def check_limits(patience: float, wait: float | None) -> None:
+    """Raises `ValueError`."""
+    if check_timeout(patience) is None:
+        raise ConfigError("patience: seconds, not None")
+    check_timeout(wait)

@@ -1,0 +1,370 @@
+"""Where a request goes, which token travels, what is sent again: against nodes that answer as each test has it."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+
+from litefs_watch import BlockingWatcher, ConfigError, NotPrimary, Position, TransactionLost, WaitTimeout, Watcher
+from litefs_watch.client import BlockingPrimaryClient, BlockingTokenTransport, NotHereYet, PrimaryClient, TokenTransport
+from litefs_watch.client import session as module
+from litefs_watch.testing import SimulatedNode
+
+Answers = Callable[[httpx2.Request], httpx2.Response]
+ADDRESS = "http://{hostname}:8080"
+AHEAD = Position(50, 0x8000000000000001)
+
+
+class Nodes(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
+    """The other nodes: what they were sent, and what they answer, one after the other; the last one again and again."""
+
+    def __init__(self, *answers: httpx2.Response | Exception | Answers) -> None:
+        self.answers = list(answers)
+        self.seen: list[httpx2.Request] = []
+        self.closed = False
+
+    def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        self.seen.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer(request) if callable(answer) else httpx2.Response(answer.status_code, headers=answer.headers)
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        if not (self.answers and isinstance(self.answers[0], httpx2.ConnectError)):
+            request.read()
+        return self._answer(request)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if not (self.answers and isinstance(self.answers[0], httpx2.ConnectError)):
+            await request.aread()
+        return self._answer(request)
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    @property
+    def hosts(self) -> list[str]:
+        return [request.url.host for request in self.seen]
+
+    @property
+    def tokens(self) -> list[str | None]:
+        return [request.headers.get("litefs-txid") for request in self.seen]
+
+
+def answer(token: object = None, status: int = 200, **headers: str) -> httpx2.Response:
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx2.Response(status, headers=given | ({} if token is None else {"litefs-txid": str(token)}))
+
+
+REPLAY = answer(status=409, fly_replay="instance=node-c")
+REFUSED = httpx2.ConnectError("connection refused")
+
+
+@pytest.fixture
+def node() -> Iterator[SimulatedNode]:
+    with SimulatedNode(primary="node-b") as node:
+        yield node
+
+
+@asynccontextmanager
+async def client_of(node: SimulatedNode, nodes: Nodes, **options: Any) -> AsyncIterator[PrimaryClient]:
+    async with (
+        Watcher(node.settings()) as watcher,
+        PrimaryClient(watcher, options.pop("address", ADDRESS), transport=nodes, **options) as client,
+    ):
+        yield client
+
+
+async def test_it_goes_to_the_primary_and_carries_the_token_both_ways(node: SimulatedNode) -> None:
+    """Path, query, body and headers are the request's; the host is the primary's; the shared transport stays open."""
+    here = node.position()
+    nodes = Nodes(answer(here))
+    async with client_of(node, nodes) as client:
+        assert client.token is None
+        await client.post("/orders?a=%2F", json={"n": 1}, headers={"x-of": "mine"})
+        assert client.token == str(here)
+        await client.get("/orders", headers={"host": "shop.example", "litefs-txid": "7"})
+    first, second = nodes.seen
+    assert str(first.url) == "http://node-b:8080/orders?a=%2F"
+    assert (first.method, first.content, first.headers["x-of"]) == ("POST", b'{"n":1}', "mine")
+    assert first.headers["host"] == "node-b:8080"
+    assert second.headers["host"] == "shop.example"
+    assert nodes.tokens == [None, "7"]
+    assert not nodes.closed
+
+
+async def test_the_primary_itself_is_asked_by_its_name(node: SimulatedNode) -> None:
+    """An address may be a function of the hostname."""
+    node.become_primary()
+    nodes = Nodes(answer())
+    async with client_of(node, nodes, address=lambda hostname: f"https://{hostname}.example") as client:
+        await client.get("/")
+    assert str(nodes.seen[0].url) == "https://node-a.example/"
+
+
+async def test_the_answer_is_there_when_what_it_wrote_is_here(node: SimulatedNode) -> None:
+    """Not before."""
+    wrote: list[Position] = []
+    arrived = anyio.Event()
+
+    def write(request: httpx2.Request) -> httpx2.Response:
+        wrote.append(Position(node.position().txid + 1, 0x8000000000000005))
+        return answer(wrote[0])
+
+    async with client_of(node, Nodes(write)) as client, anyio.create_task_group() as tasks:
+
+        async def post() -> None:
+            await client.post("/orders")
+            assert node.position().txid == wrote[0].txid
+            arrived.set()
+
+        tasks.start_soon(post)
+        await anyio.wait_all_tasks_blocked()
+        assert not arrived.is_set()
+        node.record("app.db", wrote[0])
+        with anyio.fail_after(10):
+            await arrived.wait()
+
+
+LIES = [
+    pytest.param(str(AHEAD), "did not reach", id="of a stranger, or huge"),
+    pytest.param("f" * 16 + "/" + "f" * 16, "did not reach", id="the largest"),
+    pytest.param("x" * 60_000, "garbage", id="endless"),
+    pytest.param("drop table", "garbage", id="garbage"),
+    pytest.param("caf\xe9", "garbage", id="not ASCII"),
+    pytest.param(f"{AHEAD}.{'A' * 22}", "garbage", id="signed, where nobody knows by whom"),
+    pytest.param("pin", "not known yet", id="pin"),
+]
+
+
+@pytest.mark.parametrize(("token", "why"), LIES)
+async def test_a_lying_answer_is_said(node: SimulatedNode, token: str, why: str) -> None:
+    """With the answer, and that it is not to be sent again; what is no token is not carried, and nothing hangs."""
+    response = httpx2.Response(201, headers=[(b"litefs-txid", token.encode("latin-1"))])
+    nodes = Nodes(lambda request: response, answer(node.position()))
+    async with client_of(node, nodes, wait=0.01) as client:
+        with pytest.raises(NotHereYet, match=why) as raised:
+            await client.post("/orders")
+        assert raised.value.response.status_code == 201
+        assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+        await client.get("/orders")  # the next answer replaces what the last one said
+        assert client.token == str(node.position())
+    assert nodes.tokens == [None, None if why == "garbage" else token]
+
+
+async def test_with_a_secret_no_stranger_is_believed(node: SimulatedNode) -> None:
+    """A token that nobody has signed, or another, is neither carried nor waited for."""
+    signed: list[str] = []
+    nodes = Nodes(answer(AHEAD), lambda request: answer(signed[0]))
+    async with client_of(node, nodes, secret="ours", wait=0.01) as client:
+        with pytest.raises(NotHereYet, match="forged"):
+            await client.post("/orders")
+        signed.append(client._session._tokens.encode(node.position()))
+        await client.post("/orders")
+        assert (client.token, nodes.tokens) == (signed[0], [None, None])
+        with pytest.raises(ValueError, match="is no token"):
+            client.token = signed[0][:-1] + ("A" if signed[0][-1] != "A" else "B")
+
+
+async def test_a_session_goes_back_only_where_it_is_told_to(node: SimulatedNode) -> None:
+    """Two requests at once: the later answer is of the earlier write. Then the primary says that the last write is lost."""
+    nodes = Nodes(answer(AHEAD), answer(Position(49, 1)), answer(Position(48, 1)))
+    async with client_of(node, nodes, wait=None) as client:
+        await client.get("/")
+        await client.get("/", headers={"litefs-txid": "1"})
+        assert client.token == str(AHEAD)
+        await client.get("/")
+        assert client.token == str(Position(48, 1))
+        client.token = None
+        await client.get("/")
+    assert nodes.tokens == [None, "1", str(AHEAD), None]
+
+
+async def test_a_lost_write_is_said(node: SimulatedNode) -> None:
+    """Where this node has become the primary meanwhile, and never had it."""
+    node.become_primary()
+    async with client_of(node, Nodes(answer(AHEAD))) as client:
+        with pytest.raises(TransactionLost):
+            await client.post("/orders")
+
+
+# A fail-over
+
+
+@pytest.mark.parametrize("first", [REFUSED, REPLAY], ids=["refused", "a replay"])
+async def test_a_fail_over_is_followed(node: SimulatedNode, first: Any) -> None:
+    """The body is sent whole, again: that node has not done it."""
+
+    nodes = Nodes(first, first, answer(node.position()))
+    async with client_of(node, nodes) as client:
+        with anyio.fail_after(10):
+            assert (await client.post("/orders", content=b"body")).status_code == 200
+    assert [request.content for request in nodes.seen[-1:]] == [b"body"]
+    assert len(nodes.seen) == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [httpx2.ReadError("reset"), httpx2.RemoteProtocolError("cut"), httpx2.WriteError("broken"), httpx2.ReadTimeout("")],
+)
+async def test_what_may_have_run_is_sent_once(node: SimulatedNode, error: Exception) -> None:
+    """The error is the caller's."""
+    nodes = Nodes(error)
+    async with client_of(node, nodes) as client:
+        with pytest.raises(type(error)):
+            await client.post("/orders")
+    assert len(nodes.seen) == 1
+
+
+async def test_an_error_that_says_nothing_was_sent_is_not_believed_once_the_body_was_read(node: SimulatedNode) -> None:
+    """Whatever a transport calls it."""
+
+    async def lie(request: httpx2.Request) -> httpx2.Response:
+        await request.aread()
+        tries.append(request)
+        raise httpx2.ConnectError("not so")
+
+    tries: list[httpx2.Request] = []
+    below = httpx2.MockTransport(lie)
+    async with Watcher(node.settings()) as watcher, PrimaryClient(watcher, ADDRESS, transport=below) as client:
+        with pytest.raises(httpx2.ConnectError):
+            await client.post("/orders", content=b"body")
+    assert len(tries) == 1
+
+
+async def test_a_body_that_is_gone_is_not_sent_again(node: SimulatedNode) -> None:
+    """A stream that the replica has read; before anything was sent, it goes out whole."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"one"
+        yield b"two"
+
+    nodes = Nodes(REFUSED, REPLAY)
+    async with client_of(node, nodes) as client:
+        with pytest.raises(NotPrimary, match="can't be sent again"):
+            await client.post("/orders", content=pieces())
+    assert len(nodes.seen) == 2
+    assert nodes.seen[1].content == b"onetwo"
+
+
+@pytest.mark.parametrize(("always", "error"), [(REFUSED, httpx2.ConnectError), (REPLAY, NotPrimary)])
+async def test_it_does_not_try_for_ever(
+    node: SimulatedNode, monkeypatch: pytest.MonkeyPatch, always: Any, error: type[Exception]
+) -> None:
+    """So often, and for so long, at most."""
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.0)
+    nodes = Nodes(always)
+    async with client_of(node, nodes, patience=1e6) as client:
+        with pytest.raises(error):
+            await client.post("/orders")
+        assert len(nodes.seen) == module.MOST_TRIES
+    async with client_of(node, nodes, patience=0.001) as client:
+        with pytest.raises((error, WaitTimeout)):
+            await client.post("/orders")
+    assert len(nodes.seen) <= module.MOST_TRIES + 2
+
+
+async def test_where_no_primary_is_known_nothing_is_sent(node: SimulatedNode) -> None:
+    """It waits for one, for so long; and a primary without a name can't be sent to."""
+    node.lose_primary()
+    nodes = Nodes(answer())
+    async with client_of(node, nodes, patience=0.01) as client:
+        with pytest.raises(WaitTimeout, match="no primary is known"):
+            await client.post("/orders")
+        node.set_primary("")
+        await client._transport._watcher.wait_for_role("replica", timeout=10)  # type: ignore[attr-defined]
+        with pytest.raises(NotPrimary, match="can't be sent to"):
+            await client.post("/orders")
+    assert nodes.seen == []
+
+
+async def test_it_sends_nothing_elsewhere(node: SimulatedNode) -> None:
+    """Neither for a caller, nor for a redirection; one within the primary is followed, with the token."""
+    nodes = Nodes(
+        answer(5, status=307, location="/there"), answer(6), answer(status=307, location="http://elsewhere.example/")
+    )
+    async with client_of(node, nodes, follow_redirects=True, wait=None) as client:
+        with pytest.raises(httpx2.UnsupportedProtocol, match="to the primary only"):
+            await client.get("http://elsewhere.example/")
+        await client.get("/here")
+        assert [request.url.path for request in nodes.seen] == ["/here", "/there"]
+        with pytest.raises(httpx2.UnsupportedProtocol, match="to the primary only"):
+            await client.get("/")
+    assert nodes.tokens == [None, "5", "6"]
+    assert set(nodes.hosts) == {"node-b"}
+
+
+@pytest.mark.parametrize(
+    ("address", "options"),
+    [("node-b:8080", {}), ("http://{host}:1", {}), (8080, {}), (ADDRESS, {"secret": ""}), (ADDRESS, {"patience": None})],
+)
+async def test_what_can_not_work_is_a_config_error(node: SimulatedNode, address: Any, options: dict[str, Any]) -> None:
+    """At once, not with the first request."""
+    async with Watcher(node.settings()) as watcher:
+        with pytest.raises(ConfigError):
+            PrimaryClient(watcher, address, **options)
+
+
+# In threads
+
+
+def test_in_threads(node: SimulatedNode) -> None:
+    """The same, with a `BlockingWatcher`."""
+    node.commit()
+    nodes = Nodes(REFUSED, REPLAY, answer(node.position()), answer(AHEAD), answer())
+    with (
+        BlockingWatcher(node.settings()) as watcher,
+        BlockingPrimaryClient(watcher, ADDRESS, transport=nodes, wait=0.01) as client,
+    ):
+        assert client.post("/orders", content=b"body").status_code == 200
+        assert client.token == str(node.position())
+        with pytest.raises(NotHereYet, match="did not reach") as raised:
+            client.post("/orders")
+        assert raised.value.response.status_code == 200
+        client.token = None
+        client.get("/")
+    assert nodes.seen[2].content == b"body"
+    assert nodes.tokens == [None, None, None, str(node.position()), None]
+    assert not nodes.closed
+
+
+# From service to service
+
+
+async def test_a_service_gets_back_what_it_said_last() -> None:
+    """And no other's; also across a redirection. What is no header of ours is not kept."""
+    to: dict[str, httpx2.Response] = {
+        "a.example": answer(5),
+        "b.example": answer("x" * 200),
+        "c.example": answer(status=307, location="http://b.example/"),
+    }
+    nodes = Nodes(lambda request: httpx2.Response(to[request.url.host].status_code, headers=to[request.url.host].headers))
+    async with httpx2.AsyncClient(transport=TokenTransport(nodes), follow_redirects=True) as client:
+        for host in ("a.example", "b.example", "a.example", "b.example"):
+            await client.get(f"http://{host}/")
+        to["c.example"].headers["litefs-txid"] = "9"
+        for _ in range(2):
+            await client.get("http://c.example/")
+    assert nodes.closed
+    assert nodes.tokens == [None, None, "5", None, None, None, "9", None]
+    with httpx2.Client(transport=BlockingTokenTransport(nodes)) as blocking:
+        for _ in range(2):
+            blocking.get("http://a.example/")
+    assert nodes.tokens[-2:] == [None, "5"]
+
+
+def test_services_do_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest one's token is forgotten."""
+    monkeypatch.setattr(module, "_MOST_SERVICES", 2)
+    nodes = Nodes(answer(5))
+    with httpx2.Client(transport=BlockingTokenTransport(nodes)) as client:
+        for host in ("a", "b", "c", "a", "c"):
+            client.get(f"http://{host}.example/")
+    assert nodes.tokens == [None, None, None, None, "5"]
