@@ -12,7 +12,19 @@ import pytest
 from tests.docs.pages import DOCS, PAGES, ROOT
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(DOCS / page for page in PAGES)]
-PUBLIC = ("", ".asgi", ".wsgi", ".django", ".refusals", ".jobs", ".halt", ".litefs_js", ".testing")
+PUBLIC = (
+    "",
+    ".asgi",
+    ".wsgi",
+    ".django",
+    ".refusals",
+    ".prometheus",
+    ".opentelemetry",
+    ".jobs",
+    ".halt",
+    ".litefs_js",
+    ".testing",
+)
 
 
 def anchors(text: str) -> set[str]:
