@@ -37,12 +37,12 @@ class Nodes(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         return answer(request) if callable(answer) else httpx2.Response(answer.status_code, headers=answer.headers)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        if not (self.answers and isinstance(self.answers[0], httpx2.ConnectError)):
+        if not (self.answers and isinstance(self.answers[0], Exception)):
             request.read()
         return self._answer(request)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        if not (self.answers and isinstance(self.answers[0], httpx2.ConnectError)):
+        if not (self.answers and isinstance(self.answers[0], Exception)):
             await request.aread()
         return self._answer(request)
 
