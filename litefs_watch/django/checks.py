@@ -12,6 +12,8 @@ W007      the database of ``DATABASES["default"]`` is not in LiteFS's directory,
 W008      every request writes: ``SESSION_SAVE_EVERY_REQUEST`` with sessions in the database
 W009      ``check --deploy``: ``standalone`` is on, so that every node would be a primary
 W010      ``check --deploy``: no LiteFS is mounted on the directory
+W011      ``check --deploy``: the cookie is ``Secure``, and nothing makes clients use HTTPS
+W012      ``check --deploy``: what `litefs-watch doctor` finds in ``litefs.yml`` and ``fly.toml`` here
 ========  =========================================================================================================
 """
 
@@ -128,10 +130,32 @@ def check_writes(**_: Any) -> list[CheckMessage]:
 
 
 def check_deployment(**_: Any) -> list[CheckMessage]:
-    """W007, W009, W010."""
+    """W007, W009 to W012."""
     settings = _settings()
     if settings is None:
         return []
+    return [*_check_node(settings), *_check_cookie(), *_check_files()]
+
+
+def _check_cookie() -> list[CheckMessage]:
+    secure = load().options.get("secure", True)
+    if not secure or django_settings.SECURE_SSL_REDIRECT or django_settings.SECURE_PROXY_SSL_HEADER:
+        return []
+    message = "The middleware's cookie is Secure, and nothing here makes clients use HTTPS: over http none sends it back."
+    hint = f"SECURE_SSL_REDIRECT or SECURE_PROXY_SSL_HEADER; without HTTPS {NAME} = {{'secure': False}}."
+    return [_warning(11, message, hint + " Where the edge redirects (Fly.io's force_https), silence this.")]
+
+
+def _check_files() -> list[CheckMessage]:
+    from litefs_watch.operate.doctor.configs import fly_toml, litefs_yml
+    from litefs_watch.operate.doctor.facts import Facts
+    from litefs_watch.operate.doctor.findings import examine_files
+
+    facts = Facts(Path(), None, 0.0, litefs_yml=litefs_yml(None), fly_toml=fly_toml(None))
+    return [_warning(12, f"{found.seen} ({found.code})", found.remedy) for found in examine_files(facts)]
+
+
+def _check_node(settings: Settings) -> list[CheckMessage]:
     if settings.standalone:
         message = f"{NAME}: standalone is on: each node takes itself for the primary, and what it writes is lost."
         return [_warning(9, message, "It is for development without LiteFS: leave it out, and LITEFS_STANDALONE too.")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import urlsplit
 
@@ -41,6 +41,11 @@ class Response:
             if isinstance(event, h11.Response):
                 self.status = event.status_code
                 return
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """The body, as it comes."""
+        while isinstance(event := await self._next_event(), h11.Data):
+            yield bytes(event.data)
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises `WireError` when it is longer than ``limit`` bytes."""

@@ -49,11 +49,11 @@ def environment(node: Node, publish_port: int | None = None, **settings: Any) ->
     return found | ({"TEST_PUBLISH_PORT": str(publish_port)} if publish_port else {})
 
 
-def manage(node: Node, *words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+def manage(node: Node, *words: str, cwd: Path = PROJECT, **settings: Any) -> subprocess.CompletedProcess[str]:
     """``manage.py`` with these words, on a node."""
-    command = [sys.executable, "manage.py", *words]
+    command = [sys.executable, str(PROJECT / "manage.py"), *words]
     env = environment(node, **settings) | {"PYTHONWARNINGS": "error"}
-    return subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
 
 
 @contextmanager

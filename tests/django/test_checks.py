@@ -108,11 +108,20 @@ def test_every_request_would_write(node: SimulatedNode) -> None:
 def test_the_deployment(node: SimulatedNode) -> None:
     """What is right for development, and wrong where it is deployed."""
     assert set(complaints(node, "--deploy")) == {"W010"}
-    assert set(complaints(node, "--deploy", LITEFS_WATCH={"standalone": True})) == {"W009"}
+    assert set(complaints(node, "--deploy", SECURE_PROXY_SSL_HEADER=None)) == {"W010", "W011"}
+    assert set(complaints(node, "--deploy", LITEFS_WATCH={"standalone": True, "secure": False})) == {"W009"}
     assert complaints(node, LITEFS_WATCH={"standalone": True}) == {}
     memory = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
     assert set(complaints(node, "--deploy", DATABASES=memory)) == {"W007", "W010"}
     assert complaints(node, DATABASES=memory) == {}  # the test runner's
+
+
+def test_the_files_of_the_deployment(node: SimulatedNode, tmp_path: Path) -> None:
+    """Those that lie where the command runs: with the code of the doctor."""
+    (tmp_path / "fly.toml").write_text("[http_service]\nauto_stop_machines = true\n")
+    found = complaints(node, "--deploy", cwd=tmp_path)
+    assert set(found) == {"W010", "W012"}
+    assert "(auto-stop)" in found["W012"]
 
 
 def test_litefs_status(node: SimulatedNode) -> None:

@@ -50,8 +50,8 @@ class Nodes:
     """The cluster from `run`'s start to its end. All calls on the event loop's thread."""
 
     def __init__(self) -> None:
-        self.feed = Feed(self._opening)
-        self.visitors = False
+        self.feed: Feed = Feed(self._opening)
+        self.visitors: bool = False
         """Whether simulated visitors write, twice a second."""
         self._lags = {place.hostname: place.lag for place in PLACES}
         self._cluster = SimulatedCluster(hostnames=list(self._lags), regions=list(self._lags), lag=PLACES[0].lag, fuse=False)
@@ -59,7 +59,7 @@ class Nodes:
         self._acting = anyio.Lock()
         self._bare: dict[str, ASGIApp] = {}
         self._wrapped: dict[str, ASGIApp] = {}
-        self.edges = {"without": Edge(self._bare, self._lives), "with": Edge(self._wrapped, self._lives)}
+        self.edges: dict[str, Edge] = {"without": Edge(self._bare, self._lives), "with": Edge(self._wrapped, self._lives)}
         """By lane: the same application without litefs_watch, and with it."""
 
     def __contains__(self, hostname: str) -> bool:

@@ -1,0 +1,287 @@
+"""The doctor finds each fault by its code, where that fault really is; and nothing on a healthy node."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from litefs_watch import Position, Settings
+from litefs_watch.core.readings import DirectoryRead, Mount, Named
+from litefs_watch.operate.doctor import gathering
+from litefs_watch.operate.doctor.configs import fly_toml, litefs_yml
+from litefs_watch.operate.doctor.facts import Config, Facts
+from litefs_watch.operate.doctor.findings import CODES, Severity, examine
+from litefs_watch.operate.doctor.gathering import gather, who_holds
+from litefs_watch.testing import SimulatedCluster, SimulatedNode, fuse_available
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+PATIENCE = 0.3
+PAGE = Path(__file__).parents[3] / "docs" / "doctor.md"
+on_fuse = pytest.mark.skipif(fuse_available() is not None, reason=fuse_available() or "")
+
+
+@pytest.fixture(autouse=True)
+def nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No configuration of this machine, and no LiteFS on its usual port."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gathering, "addresses", lambda yml: [])
+
+
+@pytest.fixture
+def node() -> Iterator[SimulatedNode]:
+    with SimulatedNode() as node:
+        yield node
+
+
+async def codes(settings: Settings, **files: Path) -> list[str]:
+    return [finding.code for finding in examine(await gather(settings, PATIENCE, **files))]
+
+
+async def test_a_healthy_node(node: SimulatedNode) -> None:
+    """Nothing: on the primary, and on a replica that follows."""
+    assert await codes(node.settings()) == []
+    node.set_primary("node-b")
+    node.heartbeat()
+    assert await codes(node.settings()) == []
+
+
+@on_fuse
+async def test_a_healthy_mount() -> None:
+    """Nor on a mount."""
+    with SimulatedNode(fuse=True) as node:
+        assert await codes(node.settings()) == []
+
+
+async def test_no_directory_and_an_empty_one(node: SimulatedNode, tmp_path: Path) -> None:
+    """Whether LiteFS answers or not."""
+    assert await codes(node.settings(litefs_dir=tmp_path / "nowhere")) == ["no-directory"]
+    (tmp_path / "mnt").mkdir()
+    assert await codes(node.settings(litefs_dir=tmp_path / "mnt", database=None)) == ["not-mounted"]
+    assert await codes(Settings(tmp_path / "mnt", api_url=None)) == ["not-mounted"]
+
+
+@on_fuse
+async def test_a_mount_whose_litefs_has_died() -> None:
+    """And its API is away."""
+    with SimulatedNode(fuse=True) as node:
+        node.kill()
+        assert sorted(await codes(node.settings())) == ["api-away", "dead-mount"]
+
+
+@on_fuse
+async def test_a_frozen_node() -> None:
+    """It is found out in time, and nothing hangs."""
+    with SimulatedNode(fuse=True) as node:
+        node.freeze()
+        assert sorted(await codes(node.settings())) == ["api-away", "frozen"]
+        node.thaw()
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """Somebody else's server."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(answer)
+                    connection.recv(1)  # until the client has had enough
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", "api-foreign"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "api-foreign"),
+        (b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", "api-foreign"),
+        (b"220 mail.example.com ESMTP\r\n", "api-away"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n" + b"x" * 100_000, "api-foreign"),
+        (b"", "api-away"),
+    ],
+)
+async def test_something_else_answers(node: SimulatedNode, answer: bytes, code: str) -> None:
+    """A web server, one that never ends; a mail server, which waits for more, as one does that says nothing."""
+    with answering(answer) as url:
+        assert await codes(node.settings(api_url=url)) == [code]
+
+
+async def test_litefs_answers_on_another_port(node: SimulatedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is said."""
+    monkeypatch.setattr(gathering, "addresses", lambda yml: [node.api_url])
+    (finding,) = examine(await gather(node.settings(api_url="http://127.0.0.1:1"), PATIENCE))
+    assert finding.code == "api-elsewhere"
+    assert f"LITEFS_API_URL={node.api_url}" in finding.remedy
+
+
+async def test_a_stream_that_is_refused(node: SimulatedNode) -> None:
+    """Though the rest of the API answers."""
+    node.stream_available = False
+    assert await codes(node.settings()) == ["stream-refused"]
+
+
+async def test_a_data_directory_that_can_not_be_read(node: SimulatedNode, tmp_path: Path) -> None:
+    """Or is not there: a warning."""
+    facts = await gather(node.settings(data_dir=tmp_path / "nowhere"), PATIENCE)
+    (finding,) = examine(facts)
+    assert (finding.code, finding.severity) == ("data-directory", Severity.WARNING)
+
+
+async def test_inotify_used_up(node: SimulatedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the limit that was hit."""
+    assert gathering.inotify_fault() is None
+    monkeypatch.setattr(gathering, "inotify_fault", lambda: "Too many open files; fs.inotify.max_user_instances is 128")
+    assert await codes(node.settings()) == ["inotify-limit"]
+
+
+async def test_a_misspelt_database(node: SimulatedNode) -> None:
+    """Those that are there are named."""
+    (finding,) = examine(await gather(node.settings(database="ap.db"), PATIENCE))
+    assert finding.code == "no-database"
+    assert "did you mean 'app.db'?" in finding.seen
+
+
+async def test_a_file_that_can_not_be_understood(node: SimulatedNode) -> None:
+    """Is named, and what is in it."""
+    (node.litefs_dir / "app.db-pos").write_bytes(b"garbage\n")
+    (finding,) = examine(await gather(node.settings(), PATIENCE))
+    assert (finding.code, "app.db-pos" in finding.seen) == ("unreadable", True)
+
+
+async def test_no_primary_no_first_replication_and_lag(node: SimulatedNode) -> None:
+    """By ``.primary`` and ``.lag``, at both looks."""
+    node.lose_primary()
+    assert await codes(node.settings()) == ["no-primary"]
+    node.set_primary("node-b")
+    for lag, code in ((2147483647, "never-replicated"), (11_000, "lag"), (-50, None)):
+        node.set_lag(lag)
+        assert await codes(node.settings()) == ([code] if code else [])
+
+
+async def test_replication_that_an_open_transaction_holds_up() -> None:
+    """With who it may be: this very process."""
+    with SimulatedCluster(size=2, lag=0.0, fuse=False) as cluster:
+        cluster.execute("CREATE TABLE t (x)")
+        cluster.wait_until_replicated()
+        replica = cluster["node-b"]
+        with closing(sqlite3.connect(cluster.path("node-b"), isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM t").fetchall()
+            position = cluster.execute("INSERT INTO t VALUES (1)")
+            # LiteFS has the file before it applies it
+            replica._data.add_ltx("app.db", position, replica.position(), 2)
+            (finding,) = examine(await gather(replica.settings(), PATIENCE))
+            assert finding.code == "blocked"
+            assert f"(pid {os.getpid()})" in finding.seen
+        cluster.wait_until_replicated()
+        assert await codes(replica.settings()) == []
+
+
+def test_who_has_a_database_open(tmp_path: Path) -> None:
+    """Through a symbolic link, too; nobody where nobody has."""
+    (tmp_path / "real").write_bytes(b"")
+    (tmp_path / "app.db").symlink_to(tmp_path / "real")
+    assert who_holds(tmp_path, ["app.db"]) == {}
+    with (tmp_path / "app.db").open("rb"):
+        ((holder,),) = who_holds(tmp_path, ["app.db"]).values()
+    assert holder.pid == os.getpid()
+
+
+GOOD_YML = "fuse: {dir: /litefs}\nlease: {type: static, hostname: a, candidate: '${FLY_REGION == PRIMARY_REGION}'}\n"
+
+
+@pytest.mark.parametrize(
+    ("yml", "toml", "expected"),
+    [
+        (GOOD_YML, 'app = "x"\n[http_service]\nauto_stop_machines = "off"\n', []),
+        ("lease:\n  type: static\n", "[http_service]\nauto_stop_machines = false\n", ["lease-hostname"]),
+        ("lease:\n  type: consul\n  candidate: ${FLY_REGION == PRIMARY_REGION}\n", "", []),
+        ('proxy:\n  addr: ":8080"\n', "[http_service]\nauto_stop_machines = true\n", ["auto-stop", "proxy"]),
+        (GOOD_YML, '[[services]]\nauto_stop_machines = "suspend"\n', ["auto-stop"]),
+        (GOOD_YML, "[http_service]\nforce_https = false\n", ["http"]),
+        ("lease: [", "x = [", ["bad-config", "bad-config"]),
+        ("- a list\n", "services = 3\nhttp_service = 4\n", ["bad-config"]),
+    ],
+)
+async def test_configurations(tmp_path: Path, yml: str, toml: str, expected: list[str]) -> None:
+    """Also where the node is standalone, and nothing else is looked at."""
+    (tmp_path / "litefs.yml").write_text(yml)
+    (tmp_path / "fly.toml").write_text(toml)
+    found = await codes(Settings(tmp_path, standalone=True))
+    assert sorted(found) == sorted([*expected, "standalone"])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(raw=st.one_of(st.binary(max_size=200), st.text("[]{}:=\"'\n- &*!|>${}x1", max_size=80).map(str.encode)))
+def test_whatever_is_in_a_configuration(tmp_path: Path, raw: bytes) -> None:
+    """It is a finding at worst."""
+    path = tmp_path / "file"
+    path.write_bytes(raw)
+    for config in (litefs_yml(path), fly_toml(path)):
+        assert config is not None
+        assert all(finding.code in CODES for finding in examine(facts(litefs_yml=config, fly_toml=config)))
+
+
+def facts(**changed: Any) -> Facts:
+    read = DirectoryRead(0.0, Mount.LITEFS, None, 0, {"app.db": Position(5)})
+    return replace(Facts(Path("/litefs"), "app.db", 1.0, first=read, second=read), **changed)
+
+
+def test_names_from_outside_reach_no_terminal() -> None:
+    """Whoever names a primary, or a file, writes no control codes."""
+    evil = "a\x1b[2J"
+    read = DirectoryRead(0.0, Mount.LITEFS, Named(evil), 99_000, {"app.db": Position(5)}, {evil: evil})
+    found = examine(facts(first=read, second=read, fly_toml=Config(Path(evil), fault=evil)))
+    assert len(found) == 3
+    assert all(text.isprintable() for finding in found for text in (finding.seen, finding.remedy))
+
+
+def test_the_worst_comes_first() -> None:
+    """Errors, warnings, notes."""
+    yml = Config(Path("litefs.yml"), values={"proxy": {"addr": ":1"}})
+    found = examine(facts(standalone=True, litefs_yml=yml, fly_toml=Config(Path("f"), fault="no TOML")))
+    assert [finding.severity.name for finding in found] == ["ERROR", "WARNING", "NOTE"]
+
+
+def test_each_code_has_its_section() -> None:
+    """In docs/doctor.md, in the same order, and no other has."""
+    assert re.findall(r"^## ([a-z-]+)$", PAGE.read_text(), re.MULTILINE) == list(CODES)
+
+
+def test_the_command(node: SimulatedNode, run: Run) -> None:
+    """One line where all is well; a paragraph for each finding, 80 columns wide, and status 1; JSON."""
+    done = run(node, "doctor", "--patience", "0.2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("nothing wrong\nlooked at /")
+    done = run(node, "doctor", "--patience", "0.2", "-d", "ap.db")
+    assert done.returncode == 1
+    assert re.match(r"error  no-database\n  There is no database 'ap\.db'", done.stdout)
+    assert max(map(len, done.stdout.splitlines()[:-1])) <= 80
+    found = json.loads(run(node, "doctor", "--patience", "0.2", "-d", "ap.db", "--json").stdout)
+    assert (found["ok"], [finding["code"] for finding in found["findings"]]) == (False, ["no-database"])
+    assert run(None, "doctor").returncode == 2
