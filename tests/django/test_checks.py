@@ -108,7 +108,8 @@ def test_every_request_would_write(node: SimulatedNode) -> None:
 def test_the_deployment(node: SimulatedNode) -> None:
     """What is right for development, and wrong where it is deployed."""
     assert set(complaints(node, "--deploy")) == {"W010"}
-    assert set(complaints(node, "--deploy", SECURE_PROXY_SSL_HEADER=None)) == {"W010", "W011"}
+    assert set(complaints(node, "--deploy", LITEFS_WATCH={"secure": True})) == {"W010", "W011"}
+    assert set(complaints(node, "--deploy", LITEFS_WATCH={"secure": True}, SECURE_SSL_REDIRECT=True)) == {"W010"}
     assert set(complaints(node, "--deploy", LITEFS_WATCH={"standalone": True, "secure": False})) == {"W009"}
     assert complaints(node, LITEFS_WATCH={"standalone": True}) == {}
     memory = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
