@@ -145,7 +145,7 @@ class Counted(httpx2.AsyncByteStream, httpx2.SyncByteStream):
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self.begun = False
+        self.begun: bool = False
 
     def __iter__(self) -> Iterator[bytes]:
         self.begun = True
