@@ -83,6 +83,7 @@ class Runner:
         self._group: ProcessGroup | None = None
         self._own: int | None = None
         """Whom another one waits for; 0: about to start."""
+        self._early: list[signal.Signals] = []  # what came for it while it was started
         self.__qualname__ = words[0]  # for the log
 
     async def __call__(self) -> None:
@@ -94,6 +95,8 @@ class Runner:
                 process = await open_process(list(self._words))
             group.lead(process.pid)
             self._group, self._own = group, process.pid
+            while self._early:
+                group.kill(self._early.pop(0))
             self._tell(f"this node is the primary: started {self._words[0]}", type="start", pid=process.pid)
             try:
                 status = await process.wait()
@@ -130,6 +133,8 @@ class Runner:
         def pass_on(number: int, frame: object) -> None:
             if self._group is not None:
                 self._group.kill(signal.Signals(number))
+            elif self._own == 0:
+                self._early.append(signal.Signals(number))
 
         before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
         try:

@@ -10,16 +10,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
+from litefs_watch.cli.while_primary import CommandFailedError, Runner
 from litefs_watch.testing import SimulatedNode
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
 
-TIDY = "trap 'echo tidied up; exit 0' TERM; echo runs; sleep 1000 & wait"
-STUBBORN = "trap '' TERM; echo runs; while :; do sleep 1000; done"
+TIDY = "trap 'echo tidied up; exit 0' TERM; echo runs; sleep 30 & wait"
+STUBBORN = "trap '' TERM; echo runs; while :; do sleep 30; done"
 
 
 def line(process: subprocess.Popen[str]) -> str:
@@ -81,7 +84,7 @@ def test_one_that_fails_is_started_again(node: SimulatedNode, start: Start, tmp_
 
 def test_signals_that_are_for_it_reach_it(node: SimulatedNode, start: Start) -> None:
     """SIGUSR1 and the like; where it does not run, they do nothing."""
-    script = "trap 'echo told; exit 0' USR1; echo runs; sleep 1000 & wait"
+    script = "trap 'echo told; exit 0' USR1; echo runs; sleep 30 & wait"
     with start(node, "while-primary", "--", "sh", "-c", script) as process:
         assert line(process) == "runs"
         process.send_signal(signal.SIGUSR1)
@@ -121,10 +124,24 @@ def test_as_a_containers_first_process(node: SimulatedNode, start: Start) -> Non
     """Orphans are buried, its own child is waited for, and SIGTERM ends it."""
     orphans = "(sleep 0.01 & sleep 0.01 &) ; while ls -l /proc/[0-9]*/exe 2>/dev/null | grep -q sleep; do :; done"
     count = "cat /proc/[0-9]*/stat | grep -c ' Z 1 ' || true"
-    script = f"{orphans}; until [ $({count}) = 0 ]; do sleep 0.01; done; echo buried; sleep 1000"
+    script = f"{orphans}; until [ $({count}) = 0 ]; do sleep 0.01; done; echo buried; sleep 30"
     unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     with start(node, "while-primary", "--", "sh", "-c", script, inherited=unshare) as process:
         assert line(process) == "buried"
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
         os.kill(int(children), signal.SIGTERM)
         assert process.wait() == 143
+
+
+def test_a_signal_that_comes_while_it_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reaches it as soon as it is there."""
+    runner = Runner(("sleep", "30"), 0.1, as_json=True)
+    real = anyio.open_process
+
+    async def slow(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return await real(*arguments, **options)
+
+    monkeypatch.setattr(anyio, "open_process", slow)
+    with runner.passing_on(), pytest.raises(CommandFailedError, match=f"status {128 + signal.SIGUSR1}"):
+        anyio.run(runner)
