@@ -31,7 +31,7 @@ async def command(settings: Settings, as_json: bool, timeout: float | None) -> i
     deadline = Deadline(timeout)
     async with deadline.watcher(settings) as watcher:
         if timeout is not None:
-            await watcher.wait_for_primary(timeout=deadline.left)
+            await deadline.bound(watcher.wait_for_primary)
         status = watcher.status
     if as_json:
         emit({"hostname": status.hostname, "role": status.role, "primary": status.primary})

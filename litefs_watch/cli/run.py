@@ -92,7 +92,7 @@ async def prepare(
     deadline = Deadline(timeout)
     async with deadline.watcher(settings) as watcher:
         try:
-            await watcher.wait_for_primary(timeout=deadline.left)
+            await deadline.bound(watcher.wait_for_primary)
         except WaitTimeout:
             for reason in reasons(watcher.status.sources):
                 warn(reason)

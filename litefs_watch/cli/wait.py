@@ -37,7 +37,7 @@ async def command(settings: Settings, as_json: bool, txid: int, timeout: float |
             # Who waits for ever should know that it may be for ever.
             why = "; ".join(reasons(watcher.status.sources)) or f"is it in {settings.litefs_dir}?"
             warn(f"{database} has not been seen yet ({why}); waiting")
-        position = await watcher.wait_for_tx(txid, timeout=deadline.left)
+        position = await deadline.bound(watcher.wait_for_tx, txid)
     if as_json:
         emit(position_record(position) or {})
     else:
