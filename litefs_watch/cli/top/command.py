@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import anyio
 import click
-from rich.console import Console, Group
+from rich.console import Console, ConsoleDimensions, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -141,7 +141,9 @@ class Top:
                     await self._news.wait()
 
     def _draw(self, live: Live, console: Console, *, keys: bool) -> None:
-        size = console.size  # as it is now: a window may change its own
+        with suppress(OSError):  # as it is now: rich would believe COLUMNS and LINES, which a window does not change
+            console.size = ConsoleDimensions(*os.get_terminal_size(sys.stdout.fileno()))
+        size = console.size
         if not self._held or not self._shown:
             page = Page(size.width, size.height, datetime.now(UTC), _is_plain(console), self._held, keys)
             self._shown = lines(self._history, page)

@@ -181,7 +181,7 @@ def test_on_a_terminal(node: SimulatedNode, start: Start, interrupted: bool) -> 
     ours, theirs = pty.openpty()
     before = termios.tcgetattr(theirs)
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    with start(node, "top", stdin=theirs, stdout=theirs, env={"TERM": "xterm"}) as process:
+    with start(node, "top", stdin=theirs, stdout=theirs, env={"TERM": "xterm", "COLUMNS": "80"}) as process:
         assert b"\x1b[?1049h" in read_until(ours, rb"q quit")
         assert termios.tcgetattr(theirs)[3] & (termios.ICANON | termios.ECHO) == 0
         ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 8, 40, 0, 0))

@@ -34,7 +34,8 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
 ]
-LITEFS_WATCH = {"secure": False, "timeout": 15, "on_timeout": "error", "hold_writes": 0.1}
+# Four clients, each of which may wait at the same replica: without a secret only two may, unless told otherwise.
+LITEFS_WATCH = {"secure": False, "timeout": 15, "on_timeout": "error", "hold_writes": 0.1, "max_waiting": 4}
 
 _local = threading.local()
 
