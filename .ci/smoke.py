@@ -1,5 +1,6 @@
 """What is installed works, on a simulated cluster: waits, threads, the middleware, the files that belong to the package."""
 
+import importlib
 import sys
 from importlib.metadata import metadata
 from pathlib import Path
@@ -49,8 +50,12 @@ with SimulatedCluster(2, lag=0.001, fuse=False) as cluster:
         position = cluster.execute("INSERT INTO t VALUES (2)")
         assert watcher.wait_for_tx(position, timeout=10) == position
 
+for name in ("client", "prometheus", "opentelemetry", "cli.demo_web.server"):
+    importlib.import_module(f"litefs_watch.{name}")
+
 package = Path(litefs_watch.__file__).parent
 assert package.is_relative_to(sys.prefix), package
 assert (package / "py.typed").is_file()
+assert (package / "cli" / "demo_web" / "page" / "demo.js").is_file()
 assert metadata("litefs-watch")["License-Expression"] == "MIT"
 print("litefs_watch", litefs_watch.__version__, "works in", sys.prefix)
