@@ -17,7 +17,7 @@ from typing import cast
 import click
 
 from litefs_watch import ConfigError, WaitTimeout, __version__
-from litefs_watch.printable import safe
+from litefs_watch.printable import did_you_mean, safe
 
 COMMANDS = ("status", "doctor", "watch", "wait", "primary", "wait-ready", "run", "while-primary", "top", "demo")
 
@@ -31,6 +31,11 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            ctx.fail(f"No such command {safe(args[0])!r}{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
@@ -66,7 +71,9 @@ def run(arguments: list[str] | None = None) -> int:
     except WaitTimeout as error:
         return _complain(str(error), TIMED_OUT)
     except ConfigError as error:
-        return _complain(str(error), USAGE)
+        from litefs_watch.cli.options import in_options
+
+        return _complain(in_options(str(error)), USAGE)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}", FAILED)

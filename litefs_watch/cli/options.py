@@ -63,6 +63,24 @@ def _node_options(command: Callable[..., Any], *, peers: bool) -> Callable[..., 
     return configured
 
 
+_OPTIONS = {
+    "litefs_dir": "--dir",
+    "database": "--database",
+    "api_url": "--api-url",
+    "hostname": "--hostname",
+    "data_dir": "--data-dir",
+}
+
+
+def in_options(message: str) -> str:
+    """What `Settings` says is wrong, in the words of who has typed a command."""
+    name, colon, rest = message.partition(": ")
+    if colon and name in _OPTIONS:
+        message = f"{_OPTIONS[name]}: {rest}"
+    message = message.replace("litefs_dir=", "--dir").replace("standalone=True (LITEFS_STANDALONE=1)", "LITEFS_STANDALONE=1")
+    return message.replace("; None turns it off", "; 'none' turns it off")
+
+
 def check_seconds(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
     """The callback of options that take seconds: no nan, and no infinity."""
     if value is not None and not math.isfinite(value):

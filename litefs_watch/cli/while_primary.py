@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 import anyio
+import anyio.to_thread
 import click
 
 from litefs_watch import LiteFSWatchError, Settings, Watcher
@@ -52,7 +53,7 @@ async def command(settings: Settings, as_json: bool, grace: float, words: tuple[
 
     Ends with a signal only (128 and its number), or where there is no COMMAND (127), or it can't be run (126).
     """
-    if (status := problem(words[0])) is not None:
+    if (status := await anyio.to_thread.run_sync(problem, words[0])) is not None:
         return status
     runner = Runner(words, grace, as_json=as_json)
     async with Watcher(settings) as watcher, anyio.create_task_group() as tasks:

@@ -148,3 +148,11 @@ def test_litefs_status_without_a_primary() -> None:
         wrong = manage(node, "litefs_status", LITEFS_WATCH={"litefs_dir": None})
     assert wrong.returncode == 1
     assert "LITEFS_DIR is not set" in wrong.stderr
+
+
+def test_litefs_status_without_settings(node: SimulatedNode) -> None:
+    """One line that says what is wrong, and no traceback."""
+    done = manage(node, "litefs_status", LITEFS_WATCH={"api_url": "ftp://x"})
+    assert done.returncode == 1
+    assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+    assert "'ftp://x' is not an address" in done.stderr

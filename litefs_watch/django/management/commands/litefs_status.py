@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from litefs_watch.changes import Role
@@ -24,7 +25,10 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="One JSON object on stdout.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        settings = load_or_refuse().settings
+        try:
+            settings = load_or_refuse().settings
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from error
         with BlockingWatcher(settings) as watcher:
             status = watcher.status
         if options["json"]:

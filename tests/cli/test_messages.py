@@ -1,0 +1,44 @@
+"""What the command says where it was called wrongly: in its own words, and with what may be meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from litefs_watch.cli.app import run
+from litefs_watch.cli.options import in_options
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("statsu", "No such command 'statsu'; did you mean 'status'? (see litefs-watch --help)"),
+        ("whille-primary", "No such command 'whille-primary'; did you mean 'while-primary'?"),
+        ("xyzzy", "No such command 'xyzzy' (see"),
+        ("status --databse x", "'--database'"),
+        ("status", "LITEFS_DIR is not set: set it (or --dir) to the directory where LiteFS is mounted"),
+        ("status --dir /x --database a/b", "--database: a database is a file name in LITEFS_DIR, without a path, not 'a/b'"),
+        ("status --dir /x --api-url ftp://x", "--api-url: 'ftp://x' is not an address like http://localhost:20202"),
+        ("wait nine --dir /x -d app.db", "'nine' is no TXID: a whole number from 0 to 2^64-1"),
+        ("wait 9 --dir /x", "which database?"),
+        ("wait 9 --dir /x -d app.db --timeout nan", "nan is no number of seconds"),
+        ("run --dir /x", "Missing argument '-- COMMAND [ARGUMENT]...'"),
+        ("while-primary --dir /x -- no-such-command", "no-such-command: no such command"),
+    ],
+)
+def test_a_call_that_is_wrong(
+    words: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line on stderr: what was seen, and what to write instead; none of Python's names."""
+    for name in ("LITEFS_DIR", "DATABASE_FILENAME", "LITEFS_API_URL", "LITEFS_STANDALONE"):
+        monkeypatch.delenv(name, raising=False)
+    assert run(words.split()) in (2, 127)
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+    assert not any(name in err for name in ("litefs_dir", "api_url", "data_dir", "standalone="))
+
+
+def test_other_errors_stay_as_they_are() -> None:
+    """Also those with a colon."""
+    assert in_options("app.db: it has not been seen") == "app.db: it has not been seen"
+    assert in_options("LITEFS_API_URL: 'x' is no address; None turns it off").endswith("; 'none' turns it off")
