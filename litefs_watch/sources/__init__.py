@@ -64,4 +64,5 @@ class Health:
         if (alive, detail) != (old.alive, old.detail):
             since = old.since if alive == old.alive else datetime.now(UTC)
             self._status = SourceStatus(alive, since, detail, old.fault)
-            logger.log(level, "%s: %s", self.name, detail)
+            fields = {"litefs_event": "source", "litefs_source": self.name, "litefs_alive": alive}
+            logger.log(level, "%s: %s", self.name, detail, extra=fields)

@@ -195,7 +195,8 @@ class Run:
     def _announce(self, changes: list[Change]) -> None:
         for change in changes:
             if isinstance(change, PrimaryChange):
-                logger.info("role: %s%s", change.role, f" of {change.primary}" if change.primary else "")
+                fields = {"litefs_event": "role", "litefs_role": str(change.role), "litefs_primary": change.primary}
+                logger.info("role: %s%s", change.role, f" of {change.primary}" if change.primary else "", extra=fields)
                 for callback in list(self._callbacks):
                     try:
                         callback(change)

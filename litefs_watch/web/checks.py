@@ -126,4 +126,5 @@ class LostTransactions:
                 "database was replaced; statistics().lost counts them",
                 database,
                 txid,
+                extra={"litefs_event": "lost", "litefs_database": database, "litefs_txid": txid},
             )

@@ -82,6 +82,7 @@ class LateRoutes:
             safe(route),
             _text(then),
             _text(now),
+            extra={"litefs_event": "late_commit", "litefs_route": route},
         )
 
 
