@@ -23,8 +23,8 @@ SOON = 20.0
 
 
 def lead(node: LeasedNode) -> None:
-    """Have the lease handed over. LiteFS refuses while it knows of no primary itself, as just after a hand-over, and one that
-    was asked for may come to nothing."""
+    """Have the lease handed over. LiteFS refuses while it knows of no primary itself, as just after a hand-over, and what was
+    asked for may come to nothing."""
     for _ in range(5):
         with suppress(OSError, TimeoutError):
             node.promote()
@@ -35,7 +35,8 @@ def lead(node: LeasedNode) -> None:
 
 
 def test_a_job_runs_where_the_primary_is(nodes: dict[str, LeasedNode]) -> None:
-    """On one node at a time, through three hand-overs, and each time on the other; it writes, which no replica could."""
+    """On one node at a time, through three hand-overs, and each time on the other; it writes, which no replica could: what is
+    refused at first is tried again."""
     running: set[str] = set()
     begun: list[str] = []
     both: list[set[str]] = []
@@ -45,12 +46,12 @@ def test_a_job_runs_where_the_primary_is(nodes: dict[str, LeasedNode]) -> None:
         def job(over: threading.Event) -> None:
             with lock:
                 running.add(node.hostname)
-                begun.append(node.hostname)
                 if len(running) > 1:
                     both.append(set(running))
             try:
                 with closing(sqlite3.connect(node.litefs_dir / "app.db")) as connection, connection:
                     connection.execute("INSERT INTO t VALUES (1)")
+                begun.append(node.hostname)
                 over.wait()
             finally:
                 with lock:
