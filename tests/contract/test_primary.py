@@ -23,7 +23,7 @@ SOON = 20.0
 
 
 def lead(node: LeasedNode) -> None:
-    """Have the lease handed over. LiteFS refuses while it knows of no primary itself, as just after a hand-over, and what was
+    """Have the lease handed over. LiteFS refuses while it knows of no primary itself, as just after a hand-over; and what is
     asked for may come to nothing."""
     for _ in range(5):
         with suppress(OSError, TimeoutError):
@@ -35,8 +35,8 @@ def lead(node: LeasedNode) -> None:
 
 
 def test_a_job_runs_where_the_primary_is(nodes: dict[str, LeasedNode]) -> None:
-    """On one node at a time, through three hand-overs, and each time on the other; it writes, which no replica could: what is
-    refused at first is tried again."""
+    """On one node at a time, through three hand-overs, and each time on the other; it writes, which no replica could: what
+    is refused at first is tried again."""
     running: set[str] = set()
     begun: list[str] = []
     both: list[set[str]] = []
