@@ -27,8 +27,8 @@ def test_what_leaks_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_what_does_not_leak_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It prints a table, and writes what it has sampled, and a plot of it.
 
-    In ten seconds of a busy machine a count may be higher at the end, when a node has just been frozen. That is chance, and a
-    leak is none: it would be there each time.
+    In ten seconds of a busy machine a count may be higher at the end, when a node has just been frozen. That is chance; a
+    leak would be there each time.
     """
     for _ in range(3):
         status = main(["--minutes", MINUTES, "--out", str(tmp_path / "soak")])
