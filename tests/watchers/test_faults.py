@@ -77,10 +77,9 @@ def injected(faults: Counter[str]) -> Iterator[None]:
 
 def ours() -> set[threading.Thread]:
     """Those that are at something: one that is idle waits for whoever comes next, and that of the rounds serves all
-    watchers, of which an earlier test may have left one."""
+    watchers, of which an earlier test may have left one (its own end is tested with it)."""
     threads = {thread for thread in threading.enumerate() if thread.name.startswith("litefs_watch")}
-    others = {rounds_module._THREAD} if rounds_module._rounds._waiting else set()
-    return {thread for thread in threads if thread.name not in {IDLE_NAME, *others}}
+    return {thread for thread in threads if thread.name not in (IDLE_NAME, rounds_module._THREAD)}
 
 
 def descriptors() -> int:
