@@ -148,15 +148,45 @@ class _Relied:
     gone: Operation | None = None
     """The last to end of those that are about something which is gone, and of which nobody has been told since."""
     gone_id: Hashable = None
+    since: list[_Mark] = field(default_factory=list)
+    """What it relied on when each telling began that still goes on."""
 
     def add(self, operation: Operation, place: int | None, gone: Sequence[Hashable]) -> None:
         if place is not None and place > self.place:
             self.place, self.by = place, operation
+        for mark in self.since:
+            if place is not None and place > mark.place:
+                mark.place, mark.later = place, operation
         if gone:
             self.gone, self.gone_id = operation, gone[0]
 
+    def mark(self) -> _Mark:
+        mark = _Mark(self.gone)
+        self.since.append(mark)
+        return mark
 
-_Marks = tuple[tuple[Operation | None, Operation | None], ...]
+    def forgive(self, mark: _Mark) -> None:
+        """It has been told of these, and of what ended before them; not of what has ended since."""
+        if self.gone is mark.gone:
+            self.gone = None
+        self.by, self.place = mark.later, mark.place
+        began = next(index for index, other in enumerate(self.since) if other is mark)
+        for earlier in self.since[:began]:
+            earlier.later, earlier.place = mark.later, mark.place
+        del self.since[began]
+
+
+@dataclass(slots=True)
+class _Mark:
+    """What a session relied on when it began to be told, …"""
+
+    gone: Operation | None
+    later: Operation | None = None
+    """… and the farthest that has ended since."""
+    place: int = _NOTHING
+
+
+_Marks = tuple[_Mark, _Mark]
 
 
 @dataclass(slots=True)
@@ -167,15 +197,12 @@ class _Session:
     """Its lost writes, of which it has not been told yet."""
 
     def marks(self) -> _Marks:
-        return tuple((relied.gone, relied.by) for relied in (self.writes, self.reads))
+        return self.writes.mark(), self.reads.mark()
 
     def forgive(self, marks: _Marks) -> None:
-        """It has been told of these, and of what ended before them; not of what has ended since."""
-        for relied, (gone, by) in zip((self.writes, self.reads), marks, strict=True):
-            if relied.gone is gone:
-                relied.gone = None
-            if relied.by is by:
-                relied.by, relied.place = None, _NOTHING
+        """It has been told."""
+        for relied, mark in zip((self.writes, self.reads), marks, strict=True):
+            relied.forgive(mark)
 
 
 class _Checker:
