@@ -19,7 +19,7 @@ from litefs_watch.web.late import LateRoutes
 PACKAGE = Path(litefs_watch.__file__).parent
 PAGE = (Path(__file__).parents[2] / "docs" / "operate" / "logs.md").read_text()
 ROWS = re.findall(r"^\| ([A-Z]+) \| `(.+?)` \| (.+) \|$", PAGE, re.MULTILINE)
-LEVELS = {"debug", "info", "warning", "error", "exception"}
+LEVELS = {"debug", "info", "warning", "error", "exception", "log"}
 
 
 def logged() -> Iterator[tuple[str, str]]:
@@ -39,9 +39,10 @@ def logged() -> Iterator[tuple[str, str]]:
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or node.func.attr not in LEVELS:
                 continue
             if isinstance(node.func.value, ast.Name) and node.func.value.id == "logger":
-                text = node.args[0]
-                level = "ERROR" if node.func.attr == "exception" else node.func.attr.upper()
-                yield level, str(text.value if isinstance(text, ast.Constant) else texts[ast.unparse(text)])
+                text = node.args[1 if node.func.attr == "log" else 0]
+                levels = {"exception": ["ERROR"], "log": ["INFO", "WARNING"]}.get(node.func.attr, [node.func.attr.upper()])
+                for level in levels:
+                    yield level, str(text.value if isinstance(text, ast.Constant) else texts[ast.unparse(text)])
 
 
 def test_the_page_has_every_line() -> None:
