@@ -30,7 +30,8 @@ def litefs_yml(path: Path | None) -> Config | None:
         return Config(found, "it can't be read without PyYAML: pip install 'litefs-watch[cli]'")
     try:
         values = yaml.safe_load(_VARIABLE.sub("x", text))  # LiteFS puts the environment in before it reads the YAML
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        # PyYAML raises all of them: '!!bool x', '!!int ""', '!!timestamp x'
         return Config(found, f"no YAML: {' '.join(str(error).split())[:200]}")
     return Config(found, values=values) if isinstance(values, dict) else Config(found, "it has no sections")
 

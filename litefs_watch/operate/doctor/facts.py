@@ -69,6 +69,8 @@ class Facts:
     """By database: the newest TXID of its transaction files, at the first look."""
     holders: Mapping[str, tuple[Holder, ...]] = field(default_factory=dict)
     """By database: who has it open."""
+    read_locked: frozenset[str] = frozenset()
+    """The databases on which LiteFS saw a read transaction at both looks."""
     inotify_fault: str | None = None
     """Why inotify can't be used: its limits."""
     litefs_yml: Config | None = None

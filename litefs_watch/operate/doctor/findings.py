@@ -14,6 +14,8 @@ from litefs_watch.status import unseen
 
 MAX_LAG_MS = 10_000
 """As ``wait-ready``."""
+SILENT_MS = 1_500
+"""LiteFS sends a sign of life each second; a replica that waits for a reader takes none in."""
 _SHOWN = 5
 _SET_DIR = "Set LITEFS_DIR (or --dir) to 'fuse.dir' of litefs.yml"
 
@@ -81,10 +83,10 @@ def _node(facts: Facts) -> Iterator[Finding]:
     if facts.api is not None:
         yield from _api(facts.api)
     yield from _data(facts)
-    if facts.first is not None and facts.first.mount is not Mount.AWAY and facts.exists:
+    if facts.first is not None and facts.first.mount is not Mount.AWAY and facts.exists and not _is_misplaced(facts.first):
         yield from _files(facts)
-        yield from _role(facts)
         yield from _blocked(facts)
+        yield from _role(facts)
 
 
 def _directory(facts: Facts) -> Iterator[Finding]:
@@ -98,16 +100,19 @@ def _directory(facts: Facts) -> Iterator[Finding]:
         remedy = "Look at the LiteFS process (stopped by a signal? out of memory? a full disk?), and restart it."
         yield _finding("frozen", seen, remedy)
     elif facts.first.mount is Mount.AWAY:
-        seen = f"{where}: {safe(facts.first.faults.get('.', 'it can not be read'))}: LiteFS has died, and its mount is left."
+        fault = safe(facts.first.faults.get(".", "it can not be read")).removeprefix(f"{where}: ")
+        seen = f"{where}: {fault}: LiteFS has died, and its mount is left."
         yield _finding("dead-mount", seen, f"fusermount -u {where} (or umount -l), then start LiteFS again.")
-    elif facts.first.mount is Mount.ORDINARY and _is_empty(facts.first):
+    elif _is_misplaced(facts.first):
         answers = ", though LiteFS answers" if facts.api is not None and facts.api.info is not None else ""
         seen = f"{where} is an ordinary directory without any of LiteFS's files{answers}: what is written there is not "
         yield _finding("not-mounted", f"{seen}replicated. {mounted}", f"{_SET_DIR}; is LiteFS running?")
 
 
-def _is_empty(read: DirectoryRead) -> bool:
-    return not read.positions and not read.faults and read.primary is None and read.lag_ms is None
+def _is_misplaced(read: DirectoryRead) -> bool:
+    """An ordinary directory without any of LiteFS's files."""
+    seen = read.positions or read.faults or read.primary is not None or read.lag_ms is not None
+    return read.mount is Mount.ORDINARY and not seen
 
 
 def _api(api: Api) -> Iterator[Finding]:
@@ -169,20 +174,39 @@ def _role(facts: Facts) -> Iterator[Finding]:
 
 
 def _blocked(facts: Facts) -> Iterator[Finding]:
-    """A transaction file was there at the first look, and the position is before it at the second."""
-    for name, txid in sorted(facts.on_disk.items()):
-        before, after = facts.positions().get(name), facts.positions(second=True).get(name)
-        if before is None or after is None or not before.txid == after.txid < txid:
+    for name, before in sorted(facts.positions().items()):
+        after = facts.positions(second=True).get(name)
+        if after is None or after.txid != before.txid:
+            continue
+        why = _what_waits(facts, name, after.txid)
+        if why is None:
             continue
         holders = facts.holders.get(name, ())
         who = ", ".join(f"{safe(holder.command)} (pid {holder.pid})" for holder in holders[:_SHOWN])
-        seen = (
-            f"{safe(name)} has stood at {after.txid} for {facts.patience:g} s, though transaction {txid} is here: an open "
-            f"transaction on this node holds replication up. "
-            + (f"Who has it open: {who}." if who else "Nobody whom this user may see has it open.")
-        )
+        who = f"Who has it open: {who}." if who else "Nobody whom this user may see has it open."
+        seen = f"{safe(name)} has stood at {after.txid} for {facts.patience:g} s, {why}. {who}"
         remedy = "End that transaction (COMMIT). Wait for a TXID before BEGIN, never after; keep reads short."
         yield _finding("blocked", seen, remedy)
+
+
+def _what_waits(facts: Facts, name: str, txid: int) -> str | None:
+    """How one sees that an open transaction holds replication up; None where it does not.
+
+    LiteFS takes the database's locks before it keeps what has come, so that nothing of it is on the disk meanwhile. It
+    then hears nothing of the primary either: its lag grows.
+    """
+    if facts.on_disk.get(name, 0) > txid:
+        return f"though transaction {facts.on_disk[name]} is here: an open transaction on this node holds replication up"
+    first, second = facts.first, facts.second
+    if name not in facts.read_locked or first is None or second is None or second.primary is None:
+        return None
+    before, lag = first.lag_ms, second.lag_ms
+    if before is None or lag is None or not max(before, SILENT_MS) < lag < NEVER_REPLICATED_MS:
+        return None
+    return (
+        f"nothing of the primary was taken in for {lag / 1000:.1f} s, and a read transaction is open on this node: unless "
+        "the primary itself is silent, that holds replication up"
+    )
 
 
 def examine_files(facts: Facts) -> Iterator[Finding]:

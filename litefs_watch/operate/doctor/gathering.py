@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 from collections.abc import Callable, Iterable
 from contextlib import aclosing, suppress
@@ -24,12 +25,15 @@ T = TypeVar("T")
 
 DEFAULT_PORT = 20202
 _INFO_LIMIT = 64 * 1024
+_VARS_LIMIT = 4 << 20
+_WAL_READERS = [f"read{number}" for number in range(5)]
 _PROCESSES = 20_000
 _IN_CLOEXEC = 0o2000000
+_IN_CREATE = 0x100
 
 
 async def gather(settings: Settings, patience: float, *, config: Path | None = None, fly: Path | None = None) -> Facts:
-    """The facts; takes about twice ``patience`` seconds, whatever hangs."""
+    """The facts. Each look takes ``patience`` seconds at most, and there are about ten, whatever hangs."""
     yml, toml, mounts, inotify = await _on_this_machine(patience, config, fly)
     directory = settings.litefs_dir or Path()
     if settings.standalone:
@@ -40,9 +44,12 @@ async def gather(settings: Settings, patience: float, *, config: Path | None = N
     told = api.info.path if api is not None and api.info is not None else ""
     data_dir = settings.data_dir or (Path(told) if told else None)
     on_disk, data_fault = await transactions(data_dir, first, patience)
+    locked = await read_locked(api, patience)
     await anyio.sleep(patience)
     second = await look(directory, settings.database, patience) if first is not None else None
-    holders = await within(patience, lambda: who_holds(directory, on_disk))
+    locked &= await read_locked(api, patience) if locked else locked
+    names = first.positions if first is not None else ()
+    holders = await within(patience, lambda: who_holds(directory, names))
     return Facts(
         directory,
         settings.database,
@@ -58,6 +65,7 @@ async def gather(settings: Settings, patience: float, *, config: Path | None = N
         data_fault=data_fault,
         on_disk=on_disk,
         holders=holders or {},
+        read_locked=locked,
         inotify_fault=inotify,
     )
 
@@ -150,6 +158,32 @@ async def _stream_fault(url: str, patience: float) -> str | None:
     return None
 
 
+async def read_locked(api: Api | None, patience: float) -> frozenset[str]:
+    """The databases on which LiteFS has a read transaction: its variables tell its locks. Empty where they do not."""
+    if api is None or api.info is None:
+        return frozenset()
+    with anyio.move_on_after(patience), suppress(*HTTP_ERRORS):
+        async with request("GET", f"{api.url}/debug/vars", timeout=patience) as response:
+            if response.status == 200:
+                return parse_read_locks(await response.read(_VARS_LIMIT))
+    return frozenset()
+
+
+def parse_read_locks(body: bytes) -> frozenset[str]:
+    """Of ``/debug/vars``. In WAL mode an open connection shares DMS and SHARED, and a reader one of the five READ locks; in
+    rollback mode a reader has SHARED."""
+    try:
+        databases = json.loads(body)["store"]["dbs"]
+        locks = {str(name): dict(told["locks"]) for name, told in databases.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return frozenset()
+
+    def is_read(held: dict[str, object]) -> bool:
+        return any(held.get(lock) == "shared" for lock in (_WAL_READERS if held.get("dms") == "shared" else ["shared"]))
+
+    return frozenset(name for name, held in locks.items() if is_read(held))
+
+
 async def transactions(
     data_dir: Path | None, read: DirectoryRead | None, patience: float
 ) -> tuple[dict[str, int], str | None]:
@@ -205,14 +239,22 @@ def _command(folder: Path) -> str:
 
 
 def inotify_fault() -> str | None:
-    """Why no inotify instance can be had; None where one can."""
+    """Why no inotify instance can be had, or none can watch anything; None where one can."""
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.inotify_init1(_IN_CLOEXEC)
-    if descriptor >= 0:
-        os.close(descriptor)
-        return None
+    if descriptor < 0:
+        return _limit("max_user_instances", ctypes.get_errno())
     try:
-        limit = Path("/proc/sys/fs/inotify/max_user_instances").read_text().strip()
+        if libc.inotify_add_watch(descriptor, b"/", _IN_CREATE) < 0:
+            return _limit("max_user_watches", ctypes.get_errno())
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _limit(name: str, error: int) -> str:
+    try:
+        limit = Path("/proc/sys/fs/inotify", name).read_text().strip()
     except OSError:
         limit = "?"
-    return f"{os.strerror(ctypes.get_errno())}; fs.inotify.max_user_instances is {limit}"
+    return f"{os.strerror(error)}; fs.inotify.{name} is {limit}"

@@ -5,50 +5,35 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
-import sqlite3
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from litefs_watch import Position, Settings
 from litefs_watch.core.readings import DirectoryRead, Mount, Named
 from litefs_watch.operate.doctor import gathering
-from litefs_watch.operate.doctor.configs import fly_toml, litefs_yml
-from litefs_watch.operate.doctor.facts import Config, Facts
+from litefs_watch.operate.doctor.facts import Config
 from litefs_watch.operate.doctor.findings import CODES, Severity, examine
 from litefs_watch.operate.doctor.gathering import gather, who_holds
-from litefs_watch.testing import SimulatedCluster, SimulatedNode, fuse_available
+from litefs_watch.testing import SimulatedNode, fuse_available
+from tests.operate.doctor.looking import PATIENCE, codes, facts
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-PATIENCE = 0.3
 PAGE = Path(__file__).parents[3] / "docs" / "doctor.md"
 on_fuse = pytest.mark.skipif(fuse_available() is not None, reason=fuse_available() or "")
-
-
-@pytest.fixture(autouse=True)
-def nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No configuration of this machine, and no LiteFS on its usual port."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(gathering, "addresses", lambda yml: [])
 
 
 @pytest.fixture
 def node() -> Iterator[SimulatedNode]:
     with SimulatedNode() as node:
         yield node
-
-
-async def codes(settings: Settings, **files: Path) -> list[str]:
-    return [finding.code for finding in examine(await gather(settings, PATIENCE, **files))]
 
 
 async def test_a_healthy_node(node: SimulatedNode) -> None:
@@ -70,7 +55,7 @@ async def test_no_directory_and_an_empty_one(node: SimulatedNode, tmp_path: Path
     """Whether LiteFS answers or not."""
     assert await codes(node.settings(litefs_dir=tmp_path / "nowhere")) == ["no-directory"]
     (tmp_path / "mnt").mkdir()
-    assert await codes(node.settings(litefs_dir=tmp_path / "mnt", database=None)) == ["not-mounted"]
+    assert await codes(node.settings(litefs_dir=tmp_path / "mnt")) == ["not-mounted"]
     assert await codes(Settings(tmp_path / "mnt", api_url=None)) == ["not-mounted"]
 
 
@@ -159,6 +144,19 @@ async def test_inotify_used_up(node: SimulatedNode, monkeypatch: pytest.MonkeyPa
     assert await codes(node.settings()) == ["inotify-limit"]
 
 
+@pytest.mark.parametrize("limit", ["instances", "watches"])
+def test_inotify_really_used_up(limit: str) -> None:
+    """In a user namespace, whose limits are nobody else's."""
+    own = ["unshare", "--user", "--map-root-user"]
+    if shutil.which("unshare") is None or subprocess.run([*own, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no user namespaces here")
+    code = "from litefs_watch.operate.doctor.gathering import inotify_fault; print(inotify_fault())"
+    setting = f'echo 0 > /proc/sys/user/max_inotify_{limit} && exec "$@"'
+    words = [*own, "sh", "-c", setting, "sh", sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30)
+    assert f"fs.inotify.max_user_{limit} is " in done.stdout
+
+
 async def test_a_misspelt_database(node: SimulatedNode) -> None:
     """Those that are there are named."""
     (finding,) = examine(await gather(node.settings(database="ap.db"), PATIENCE))
@@ -183,25 +181,6 @@ async def test_no_primary_no_first_replication_and_lag(node: SimulatedNode) -> N
         assert await codes(node.settings()) == ([code] if code else [])
 
 
-async def test_replication_that_an_open_transaction_holds_up() -> None:
-    """With who it may be: this very process."""
-    with SimulatedCluster(size=2, lag=0.0, fuse=False) as cluster:
-        cluster.execute("CREATE TABLE t (x)")
-        cluster.wait_until_replicated()
-        replica = cluster["node-b"]
-        with closing(sqlite3.connect(cluster.path("node-b"), isolation_level=None)) as reader:
-            reader.execute("BEGIN")
-            reader.execute("SELECT * FROM t").fetchall()
-            position = cluster.execute("INSERT INTO t VALUES (1)")
-            # LiteFS has the file before it applies it
-            replica._data.add_ltx("app.db", position, replica.position(), 2)
-            (finding,) = examine(await gather(replica.settings(), PATIENCE))
-            assert finding.code == "blocked"
-            assert f"(pid {os.getpid()})" in finding.seen
-        cluster.wait_until_replicated()
-        assert await codes(replica.settings()) == []
-
-
 def test_who_has_a_database_open(tmp_path: Path) -> None:
     """Through a symbolic link, too; nobody where nobody has."""
     (tmp_path / "real").write_bytes(b"")
@@ -210,46 +189,6 @@ def test_who_has_a_database_open(tmp_path: Path) -> None:
     with (tmp_path / "app.db").open("rb"):
         ((holder,),) = who_holds(tmp_path, ["app.db"]).values()
     assert holder.pid == os.getpid()
-
-
-GOOD_YML = "fuse: {dir: /litefs}\nlease: {type: static, hostname: a, candidate: '${FLY_REGION == PRIMARY_REGION}'}\n"
-
-
-@pytest.mark.parametrize(
-    ("yml", "toml", "expected"),
-    [
-        (GOOD_YML, 'app = "x"\n[http_service]\nauto_stop_machines = "off"\n', []),
-        ("lease:\n  type: static\n", "[http_service]\nauto_stop_machines = false\n", ["lease-hostname"]),
-        ("lease:\n  type: consul\n  candidate: ${FLY_REGION == PRIMARY_REGION}\n", "", []),
-        ('proxy:\n  addr: ":8080"\n', "[http_service]\nauto_stop_machines = true\n", ["auto-stop", "proxy"]),
-        (GOOD_YML, '[[services]]\nauto_stop_machines = "suspend"\n', ["auto-stop"]),
-        (GOOD_YML, "[http_service]\nforce_https = false\n", ["http"]),
-        ("lease: [", "x = [", ["bad-config", "bad-config"]),
-        ("- a list\n", "services = 3\nhttp_service = 4\n", ["bad-config"]),
-    ],
-)
-async def test_configurations(tmp_path: Path, yml: str, toml: str, expected: list[str]) -> None:
-    """Also where the node is standalone, and nothing else is looked at."""
-    (tmp_path / "litefs.yml").write_text(yml)
-    (tmp_path / "fly.toml").write_text(toml)
-    found = await codes(Settings(tmp_path, standalone=True))
-    assert sorted(found) == sorted([*expected, "standalone"])
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(raw=st.one_of(st.binary(max_size=200), st.text("[]{}:=\"'\n- &*!|>${}x1", max_size=80).map(str.encode)))
-def test_whatever_is_in_a_configuration(tmp_path: Path, raw: bytes) -> None:
-    """It is a finding at worst."""
-    path = tmp_path / "file"
-    path.write_bytes(raw)
-    for config in (litefs_yml(path), fly_toml(path)):
-        assert config is not None
-        assert all(finding.code in CODES for finding in examine(facts(litefs_yml=config, fly_toml=config)))
-
-
-def facts(**changed: Any) -> Facts:
-    read = DirectoryRead(0.0, Mount.LITEFS, None, 0, {"app.db": Position(5)})
-    return replace(Facts(Path("/litefs"), "app.db", 1.0, first=read, second=read), **changed)
 
 
 def test_names_from_outside_reach_no_terminal() -> None:
