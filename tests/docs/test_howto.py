@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,6 +46,16 @@ def check(module: dict[str, Any], node: SimulatedNode) -> None:
     if (app := module.get("app")) is not None:
         with TestClient(app, base_url="https://testserver") as client:
             assert client.get("/nowhere").status_code == 404
+
+
+@pytest.fixture(autouse=True)
+def logger_stays() -> Iterator[None]:
+    """A page may set it up."""
+    logger = logging.getLogger("litefs_watch")
+    level, handlers = logger.level, logger.handlers[:]
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
 
 
 @pytest.mark.parametrize(("page", "code"), BLOCKS)

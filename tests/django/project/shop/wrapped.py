@@ -13,4 +13,5 @@ application = LiteFSMiddleware(
     secure=False,
     timeout=15,
     on_timeout="error",
+    max_waiting=4,
 )
