@@ -76,6 +76,16 @@ def blocking_calls_fail() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def package_logger_stays() -> Iterator[None]:
+    """The command, run in this process, has it write to stderr and nowhere else: later tests would see no log."""
+    logger = logging.getLogger("litefs_watch")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
 def root_logger_stays() -> Iterator[None]:
     """What a test has put there (Litestar does, unless told otherwise) would write all later logs to a closed file."""
     root = logging.getLogger()
