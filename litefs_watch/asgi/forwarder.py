@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import ssl
 
@@ -14,9 +13,7 @@ from litefs_watch.asgi.upstream import Connection, Pool
 from litefs_watch.asgi.wire_path import wire_path
 from litefs_watch.consistency import Answer, named, refusal
 from litefs_watch.replay import Forward, HeaderList, as_it_came
-from litefs_watch.web.forwarding import Broken, Ended, Failed, Head, Origin, broke_off, late, unreachable
-
-logger: logging.Logger = logging.getLogger("litefs_watch")
+from litefs_watch.web.forwarding import Broken, Ended, Failed, Failures, Head, Origin, broke_off, late, unreachable
 
 _SCHEMES = {"https": "https", "wss": "https"}
 """What proxies call a request's scheme, a WebSocket's, too."""
@@ -28,6 +25,7 @@ class Forwarder:
     def __init__(self, strategy: Forward, own: str) -> None:
         self._strategy = strategy
         self._own = own
+        self._failures = Failures()
         self._tls = ssl.create_default_context() if strategy.template.startswith("https:") else None
         self._pool: Pool | None = None
         self._websockets: Pool | None = None  # apart: they stay for as long as they like
@@ -67,8 +65,9 @@ class Forwarder:
         try:
             from litefs_watch.asgi.websockets import Tunnel
         except ImportError:
-            logger.warning("forwarding %s needs wsproto: pip install 'litefs-watch[forward]'", request)
-            return refusal("A WebSocket can't be sent on from here. Connect to the primary.")
+            answer = refusal("A WebSocket can't be sent on from here. Connect to the primary.")
+            self._failures.say(request, Failed(answer, "it needs wsproto: pip install 'litefs-watch[forward]'"))
+            return answer
         if self._websockets is None:
             self._websockets = Pool(self._strategy.max_connections, self._strategy.connect_timeout, self._tls)
         if (await receive())["type"] != "websocket.connect":
@@ -78,7 +77,7 @@ class Forwarder:
                 tunnel = Tunnel(self._strategy, connection, scope, receive, send)
                 await tunnel.run(request.target, request.headers(body=False))
         except Failed as failure:
-            logger.warning("forwarding %s failed: %s", request, failure)
+            self._failures.say(request, failure)
             return failure.answer
         return None
 
@@ -90,7 +89,7 @@ class Forwarder:
             async with pool.place():
                 await exchange.run(send, self._strategy)
         except Failed as failure:
-            logger.warning("forwarding %s failed: %s", request, failure)
+            self._failures.say(request, failure)
             if exchange.answered:
                 return failure
             headers = list(failure.answer.headers)

@@ -24,6 +24,7 @@ from litefs_watch.watchers.watcher import Watcher
 from litefs_watch.web.checks import RefusedInWebSocket, check_async
 from litefs_watch.web.error_signals import listen_for_reports
 from litefs_watch.web.late import LateRoutes
+from litefs_watch.web.seldom import Seldom, more
 from litefs_watch.web.several import AsyncGates, gate_of
 from litefs_watch.web.swallowed import SwallowedWrites
 from litefs_watch.web.waiting import AsyncGate
@@ -86,6 +87,7 @@ class LiteFSMiddleware:
         self._websockets = OpenWebSockets(watcher, self._policy.options)
         self._refused = RefusedInWebSocket(self._policy.options)
         self._swallowed = SwallowedWrites()
+        self._seldom = Seldom()
         listen_for_reports()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -111,7 +113,9 @@ class LiteFSMiddleware:
                     await self._responder.respond(_STOPPING, scope, client.receive, send)
                 raise
             except ClientLeft:
-                logger.info("a client has left while %s waited: it is not run", named(exchange.method, scope["path"]))
+                if (unsaid := self._seldom.due(ClientLeft)) is not None:
+                    left = named(exchange.method, scope["path"])
+                    logger.info("a client has left while %s waited: it is not run%s", left, more(unsaid))
                 return
             receive = client.receive
             if action is not RUN:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from litefs_watch.asgi.types import Message, Receive, Scope, Send, Strategy
 from litefs_watch.consistency import Action, Answer, Refuse, Replay, named, refusal
 from litefs_watch.errors import ConfigError
 from litefs_watch.replay import BODY_TAKEN, NOT_COUNTED, Answering, Forward, target
+from litefs_watch.web.seldom import Refusals
 
 if TYPE_CHECKING:
     from litefs_watch.asgi.forwarder import Forwarder
-
-logger: logging.Logger = logging.getLogger("litefs_watch")
 
 TRY_AGAIN_LATER = 1013
 """The code of a WebSocket's close, for now (RFC 6455's registry)."""
@@ -25,6 +23,7 @@ class Responder:
     """One middleware's ``replay=``, for the node ``hostname``. Raises `ConfigError` for what is no strategy."""
 
     def __init__(self, strategy: Answering | Forward | Strategy, hostname: str) -> None:
+        self._refusals = Refusals()
         self._forwarder: Forwarder | None = None
         self._answering = strategy if isinstance(strategy, Answering) else None
         if isinstance(strategy, Forward):
@@ -67,13 +66,7 @@ class Responder:
                 action = Refuse(*NOT_COUNTED)
         if not isinstance(action, Refuse):
             raise TypeError(f"not an answer: {action}")
-        logger.warning(
-            "%d for %s: %s %s",
-            action.status,
-            named(scope.get("method", "a WebSocket"), scope["path"]),
-            action.reason,
-            action.detail,
-        )
+        self._refusals.say(action, named(scope.get("method", "a WebSocket"), scope["path"]))
         await _send(refusal(action.reason, action.status, action.headers), scope, send)
 
     async def aclose(self) -> None:

@@ -34,6 +34,7 @@ from litefs_watch.django.quiet import keep_replays_quiet
 from litefs_watch.replay import NOT_COUNTED, Answering, target
 from litefs_watch.web.error_signals import listen_for_reports
 from litefs_watch.web.late import route_named
+from litefs_watch.web.seldom import Refusals
 from litefs_watch.web.several import AsyncGates, BlockingGates, gate_of
 from litefs_watch.web.swallowed import SwallowedWrites
 from litefs_watch.web.waiting import AsyncGate, BlockingGate
@@ -68,6 +69,7 @@ class LiteFSMiddleware:
         if self._is_async:
             markcoroutinefunction(self)
         self._swallowed = SwallowedWrites()
+        self._refusals = Refusals()
         self._configure()
         listen_for_reports()
         keep_replays_quiet()
@@ -254,9 +256,7 @@ class LiteFSMiddleware:
             action = Refuse(*NOT_COUNTED)
         if not isinstance(action, Refuse):
             raise TypeError(f"not an answer: {action}")
-        logger.warning(
-            "%d for %s: %s %s", action.status, named(request.method or "GET", request.path), action.reason, action.detail
-        )
+        self._refusals.say(action, named(request.method or "GET", request.path))
         return _to_response(refusal(action.reason, action.status, action.headers))
 
 

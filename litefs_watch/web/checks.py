@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable
 
 from litefs_watch.consistency import Exchange, Options, is_refused_write
@@ -14,6 +13,7 @@ from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.bridge import AwaitableWatcher
 from litefs_watch.watchers.watcher import Watcher
 from litefs_watch.web.late import ROUTES, route_named
+from litefs_watch.web.seldom import Seldom
 
 logger: logging.Logger = logging.getLogger("litefs_watch")
 
@@ -107,20 +107,14 @@ class RefusedInWebSocket:
         )
 
 
-LOST_EVERY = 10.0
-"""Seconds: lost transactions are not logged more often."""
-
-
 class LostTransactions:
     """Says which transactions are lost, not each by itself: a fail-over loses many."""
 
     def __init__(self) -> None:
-        self._said_at = float("-inf")
+        self._seldom = Seldom()
 
     def say(self, database: str, txid: int) -> None:
-        now = time.monotonic()
-        if now >= self._said_at + LOST_EVERY:
-            self._said_at = now
+        if self._seldom.due(LostTransactions) is not None:
             logger.warning(
                 "%s: transaction %d, which a client had written or seen, is lost: a fail-over has dropped it, or the "
                 "database was replaced; statistics().lost counts them",

@@ -7,6 +7,7 @@ send a whole body before they read anything (httpcore2, urllib3) can't.
 from __future__ import annotations
 
 import contextlib
+import logging
 import select
 import socket
 import struct
@@ -17,6 +18,9 @@ from urllib.parse import urlsplit
 import h11
 
 from litefs_watch.consistency import Answer, refusal
+from litefs_watch.web.seldom import Seldom, more
+
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 KEEP_ALIVE = 1.0
 """Seconds that an idle connection is used again. Half of what the least patient server gives it (gunicorn: 2; uvicorn and
@@ -82,6 +86,23 @@ def gone(detail: str) -> Failed:
 
 def malformed(error: Exception) -> Failed:
     return Failed(Answer.of(400, text=f"This request can't be sent on: {error}\n"), f"malformed: {error}")
+
+
+class Failures:
+    """Of one forwarder: which requests have failed, and why. One that may have run is always said."""
+
+    def __init__(self) -> None:
+        self._seldom = Seldom()
+
+    def say(self, request: object, failure: Failed) -> None:
+        status = failure.answer.status
+        unsaid: int | None = 0
+        if status == 503:  # nothing was sent: its client may try again as often as it likes
+            unsaid = self._seldom.due(failure.answer.body)
+        elif status < 500:  # the client's doing
+            unsaid = self._seldom.due(status)
+        if unsaid is not None:
+            logger.warning("forwarding %s failed: %s%s", request, failure, more(unsaid))
 
 
 class Broken(Exception):

@@ -47,6 +47,7 @@ from litefs_watch.web.budget import Budget, Defaults
 from litefs_watch.web.checks import LostTransactions, SecureCookie
 from litefs_watch.web.reasons import why_refused, why_replayed
 from litefs_watch.web.replication import Replication
+from litefs_watch.web.seldom import Seldom, more
 
 logger: logging.Logger = logging.getLogger("litefs_watch")
 
@@ -91,6 +92,7 @@ class Gate:
         """Whether those that count are told of a request that failed. Of several databases' gates, one does."""
         self._lost = LostTransactions()
         self._said_closed = False
+        self._seldom = Seldom()
 
     def node(self, exchange: Exchange) -> Node:
         """The node as it is now. Where the watcher was stopped nothing is known, and nobody may wait."""
@@ -315,6 +317,11 @@ class Gate:
         if not self._said_closed:
             self._said_closed = True
             logger.error("requests are not waited for: %s", error)
+
+    def _say_unreadable(self, text: str, *given: object) -> None:
+        """Each response would say so, for as long as LiteFS stands still."""
+        if (unsaid := self._seldom.due(text)) is not None:
+            logger.warning("a response carries no position: %s%s", text % given, more(unsaid))
 
     def is_fault_of_node(self, exchange: Exchange, error: BaseException) -> bool:
         """Whether the exception may say that the request belongs elsewhere, so that `failed` is to be asked."""

@@ -6,10 +6,10 @@ The drivers themselves are `litefs_watch.refusals`'s, and Django's `litefs_watch
 from __future__ import annotations
 
 import logging
-import time
 
 from litefs_watch.consistency.faults import is_dead_connection, is_refused_write, sqlite_says
 from litefs_watch.consistency.marks import current_exchange, note_refused
+from litefs_watch.web.seldom import Seldom
 
 logger: logging.Logger = logging.getLogger("litefs_watch")
 
@@ -21,14 +21,12 @@ class DeadConnections:
     """Says that there are some, not each by itself."""
 
     def __init__(self) -> None:
-        self._said_at = float("-inf")
+        self._seldom = Seldom()
 
     def say(self, error: BaseException, remedy: str | None = None) -> None:
         """``remedy`` is what is done about it; by default, what is to be done."""
-        now = time.monotonic()
-        if now < self._said_at + DEAD_EVERY:
+        if self._seldom.due(DeadConnections, DEAD_EVERY) is None:
             return
-        self._said_at = now
         logger.warning(
             "LiteFS was started anew, or is down: each statement over a connection from before fails (%s), whether it reads "
             "or writes. %s",

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from litefs_watch.changes import Role
@@ -21,14 +20,13 @@ from litefs_watch.position import Position
 from litefs_watch.settings import Settings
 from litefs_watch.watchers.peering import check_count
 from litefs_watch.web.budget import Budget
+from litefs_watch.web.seldom import Seldom
 
 if TYPE_CHECKING:
     from litefs_watch.watchers.run import Run
 
 logger: logging.Logger = logging.getLogger("litefs_watch")
 
-SAID_EVERY = 10.0
-"""Seconds: writes that others have not got are not logged more often."""
 HURRIED = 0.1
 
 
@@ -42,7 +40,7 @@ class Replication:
             check_count(settings, self.count)
         self._database = database
         self._timeout = options.replication_timeout
-        self._said_at = float("-inf")
+        self._seldom = Seldom()
 
     def concerns(self, exchange: Exchange, position: Position | None, status: int) -> bool:
         """Rule 1, of a response with that status whose ``position`` has been read."""
@@ -68,9 +66,7 @@ class Replication:
         if having >= self.count:
             return
         exchange.wanted = self.count
-        now = time.monotonic()
-        if now >= self._said_at + SAID_EVERY:
-            self._said_at = now
+        if self._seldom.due(Replication) is not None:
             others = cluster.describe(self._database, position) if cluster is not None and position is not None else _UNKNOWN
             logger.warning(
                 "%s: %d of %d other nodes had a write when it was answered: %s", self._database, having, self.count, others

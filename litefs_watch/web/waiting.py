@@ -6,7 +6,6 @@ to take a request apart and how to answer.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import ClassVar, TypeVar
@@ -23,15 +22,13 @@ from litefs_watch.watchers.watcher import Watcher
 from litefs_watch.web.budget import Defaults
 from litefs_watch.web.gate import Gate, Waiting
 
-logger: logging.Logger = logging.getLogger("litefs_watch")
-
 READ_TIMEOUT = 1.0
 """Seconds for the read of ``-pos`` when a response starts: a frozen LiteFS blocks it for as long as it is frozen."""
 
 ActionT = TypeVar("ActionT", Action, Action | None)
 Watched = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 
-_UNREADABLE = "a response carries no position: it is unreadable: %s"
+_UNREADABLE = "it is unreadable: %s"
 
 
 class BlockingGate(Gate):
@@ -109,7 +106,7 @@ class BlockingGate(Gate):
         try:
             return self._watcher.read_position(self.database)
         except (OSError, WatcherClosed) as error:
-            logger.warning(_UNREADABLE, error)
+            self._say_unreadable(_UNREADABLE, error)
             exchange.unreadable = True
             return None
 
@@ -188,9 +185,9 @@ class AsyncGate(Gate):
             try:
                 return await self._watcher.read_position(self.database)
             except (OSError, WatcherClosed) as error:
-                logger.warning(_UNREADABLE, error)
+                self._say_unreadable(_UNREADABLE, error)
                 exchange.unreadable = True
                 return None
         exchange.unreadable = True
-        logger.warning("a response carries no position: it could not be read within %g s", READ_TIMEOUT)
+        self._say_unreadable("it could not be read within %g s", READ_TIMEOUT)
         return None

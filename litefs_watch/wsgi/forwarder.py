@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import ssl
@@ -14,15 +13,13 @@ from typing import TYPE_CHECKING
 
 from litefs_watch.consistency import named
 from litefs_watch.replay import Forward, HeaderList
-from litefs_watch.web.forwarding import Broken, Ended, Failed, Head, Origin, broke_off, late, silent, unreachable
+from litefs_watch.web.forwarding import Broken, Ended, Failed, Failures, Head, Origin, broke_off, late, silent, unreachable
 from litefs_watch.wsgi.environ import Body, entity_headers_of, headers_of, path_of, wire_target_of
 from litefs_watch.wsgi.upload import Upload
 from litefs_watch.wsgi.upstream import Connection, Pool
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
-logger: logging.Logger = logging.getLogger("litefs_watch")
 
 
 class Forwarder:
@@ -31,6 +28,7 @@ class Forwarder:
     def __init__(self, strategy: Forward, own: str) -> None:
         self._strategy = strategy
         self._own = own
+        self.failures: Failures = Failures()
         self._tls = ssl.create_default_context() if strategy.template.startswith("https:") else None
         self._pools: dict[int, Pool] = {}
         weakref.finalize(self, _close, self._pools)
@@ -46,7 +44,7 @@ class Forwarder:
         try:
             return _Stream(self, exchange.begin(start_response), exchange)
         except Failed as failure:
-            logger.warning("forwarding %s failed: %s", exchange.request, failure)
+            self.failures.say(exchange.request, failure)
             _start(start_response, failure.answer.status, list(failure.answer.headers))
             return _Stream(self, iter([failure.answer.body]), exchange)
         except BaseException:
@@ -219,7 +217,7 @@ class _Stream:
         try:
             return next(self._chunks)
         except Failed as failure:
-            logger.warning("forwarding %s failed: %s", self._exchange.request, failure)
+            self._forwarder.failures.say(self._exchange.request, failure)
             raise
         except StopIteration:
             self.close()  # before the server turns to what the client sends next

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -10,14 +9,13 @@ from typing import TYPE_CHECKING
 from litefs_watch.consistency import Action, Answer, Refuse, Replay, named, refusal
 from litefs_watch.errors import ConfigError
 from litefs_watch.replay import BODY_TAKEN, NOT_COUNTED, Answering, Forward
+from litefs_watch.web.seldom import Refusals
 from litefs_watch.wsgi.environ import Body, path_of, target_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
     from litefs_watch.wsgi.forwarder import Forwarder
-
-logger: logging.Logger = logging.getLogger("litefs_watch")
 
 Strategy = Callable[["WSGIEnvironment", "StartResponse", str], Iterable[bytes]]
 """Sends a request to the primary by means of its own: ``(environ, start_response, hostname)``."""
@@ -27,6 +25,7 @@ class Responder:
     """One middleware's ``replay=``, for the node ``hostname``. Raises `ConfigError` for what is no strategy."""
 
     def __init__(self, strategy: Answering | Forward | Strategy, hostname: str) -> None:
+        self._refusals = Refusals()
         self._answering = strategy if isinstance(strategy, Answering) else None
         self._forwarder: Forwarder | None = None
         self._strategy: Strategy | None = None
@@ -61,13 +60,7 @@ class Responder:
                 action = Refuse(*NOT_COUNTED)
         if not isinstance(action, Refuse):
             raise TypeError(f"not an answer: {action}")
-        logger.warning(
-            "%d for %s: %s %s",
-            action.status,
-            named(environ["REQUEST_METHOD"], path_of(environ)),
-            action.reason,
-            action.detail,
-        )
+        self._refusals.say(action, named(environ["REQUEST_METHOD"], path_of(environ)))
         return send(refusal(action.reason, action.status, action.headers), start_response)
 
 
