@@ -106,6 +106,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _complain(message: str, status: int) -> int:
+    from litefs_watch.cli.options import options_for_keywords
+
     with contextlib.suppress(OSError):
+        message = options_for_keywords(message)
         click.echo(f"litefs-watch: {safe(' '.join(message.split()))}", err=True)
     return status

@@ -70,6 +70,7 @@ _OPTIONS = {
     "hostname": "--hostname",
     "data_dir": "--data-dir",
 }
+_KEYWORD = re.compile(r" \((?P<or>(?:or )?)(?P<name>[a-z_]+)=\)")
 
 
 def in_options(message: str) -> str:
@@ -77,8 +78,20 @@ def in_options(message: str) -> str:
     name, colon, rest = message.partition(": ")
     if colon and name in _OPTIONS:
         message = f"{_OPTIONS[name]}: {rest}"
-    message = message.replace("litefs_dir=", "--dir").replace("standalone=True (LITEFS_STANDALONE=1)", "LITEFS_STANDALONE=1")
+    message = options_for_keywords(message).replace("standalone=True (LITEFS_STANDALONE=1)", "LITEFS_STANDALONE=1")
+    message = message.replace("(or --database), or name it in the call", "(or --database)")
+    message = message.replace("peers need api_url, too", "peers need --api-url, too")
     return message.replace("; None turns it off", "; 'none' turns it off")
+
+
+def options_for_keywords(message: str) -> str:
+    """A message that names a variable and its keyword, ``LITEFS_DIR (or litefs_dir=)``, with the option in its place."""
+    return _KEYWORD.sub(_in_option, message)
+
+
+def _in_option(found: re.Match[str]) -> str:
+    option = _OPTIONS.get(found["name"])
+    return f" ({found['or']}{option})" if option else ""  # those that are no options have the variable before them
 
 
 def check_seconds(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
@@ -139,7 +152,7 @@ class LogFormatter(logging.Formatter):
         return time.gmtime(seconds)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        record.message = safe(record.message)
+        record.message = options_for_keywords(safe(record.message))
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from litefs_watch.cli.options import options_for_keywords
 from litefs_watch.operate.words import timestamp
 from litefs_watch.printable import safe
 
@@ -20,7 +21,7 @@ def emit(record: Mapping[str, Any]) -> None:
 
 def warn(text: str) -> None:
     """A line on stderr."""
-    click.echo(f"litefs-watch: {safe(text)}", err=True)
+    click.echo(f"litefs-watch: {options_for_keywords(safe(text))}", err=True)
 
 
 def now() -> str:

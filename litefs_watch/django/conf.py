@@ -12,7 +12,6 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -25,6 +24,7 @@ from django.http import HttpRequest, HttpResponse
 from litefs_watch.consistency import OptionKeywords, Options
 from litefs_watch.consistency.options import options_of_each
 from litefs_watch.errors import ConfigError
+from litefs_watch.printable import did_you_mean
 from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.settings import Settings
 from litefs_watch.watchers.blocking import BlockingWatcher
@@ -64,8 +64,7 @@ def load() -> Configuration:
         if name in values:
             raise ConfigError(f"{NAME}: {name!r} stands there twice, in lower and in upper case")
         if name not in _KEYS:
-            near = get_close_matches(name, sorted(_KEYS), n=1)
-            raise ConfigError(f"{NAME}: there is no {key!r}" + (f"; is {near[0]!r} meant?" if near else f"; {_known()}"))
+            raise ConfigError(f"{NAME}: there is no {key!r}{did_you_mean(name, sorted(_KEYS)) or f'; {_known()}'}")
         values[name] = value
     replay = values.pop("replay", None) or FlyReplay()
     if isinstance(replay, Forward):

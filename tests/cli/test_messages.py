@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from litefs_watch.cli.app import run
-from litefs_watch.cli.options import in_options
+from litefs_watch.cli.options import in_options, options_for_keywords
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from litefs_watch.cli.options import in_options
         ("status --dir /x --database a/b", "--database: a database is a file name in LITEFS_DIR, without a path, not 'a/b'"),
         ("status --dir /x --api-url ftp://x", "--api-url: 'ftp://x' is not an address like http://localhost:20202"),
         ("wait nine --dir /x -d app.db", "'nine' is no TXID: a whole number from 0 to 2^64-1"),
-        ("wait 9 --dir /x", "which database?"),
+        ("wait 9 --dir /x", "which database? set DATABASE_FILENAME (or --database)\n"),
         ("wait 9 --dir /x -d app.db --timeout nan", "nan is no number of seconds"),
         ("run --dir /x", "Missing argument '-- COMMAND [ARGUMENT]...'"),
         ("while-primary --dir /x -- no-such-command", "no-such-command: no such command"),
@@ -35,7 +35,16 @@ def test_a_call_that_is_wrong(
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert said in err
-    assert not any(name in err for name in ("litefs_dir", "api_url", "data_dir", "standalone="))
+    assert not any(name in err for name in ("litefs_dir", "api_url", "data_dir", "standalone=", "=)"))
+
+
+def test_what_others_say_is_in_options_too() -> None:
+    """Sources, the log: what is no option has its variable alone. Nothing else of it is touched."""
+    assert options_for_keywords("set LITEFS_API_URL (api_url=), or LITEFS_PEERS, to it") == (
+        "set LITEFS_API_URL (--api-url), or LITEFS_PEERS, to it"
+    )
+    assert options_for_keywords("set LITEFS_PEERS (or peers=) to them") == "set LITEFS_PEERS to them"
+    assert options_for_keywords("database: lost (x=1), f(y=)") == "database: lost (x=1), f(y=)"
 
 
 def test_other_errors_stay_as_they_are() -> None:

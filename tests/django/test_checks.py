@@ -77,7 +77,7 @@ def test_a_subclass_is_it_too(node: SimulatedNode) -> None:
         ({"litefs_dir": "/nowhere/at/all"}, "E002", "/nowhere/at/all: No such file or directory"),
         ({"litefs_dir": __file__}, "E002", "Not a directory"),
         ({"litefs_dir": None}, "E001", "LITEFS_DIR is not set"),
-        ({"timout": 1}, "E001", "is 'timeout' meant?"),
+        ({"timout": 1}, "E001", "did you mean 'timeout'?"),
         ({"litefs_dir": str(Path(__file__).parent)}, "W007", "LiteFS does not replicate it"),
         ({"litefs_dir": str(Path(__file__).parent), "database": "b.db"}, "W007", "LiteFS does not replicate it"),
         ({"database": "b.db"}, "W007", "b.db is waited for, and the database is"),

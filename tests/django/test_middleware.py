@@ -392,7 +392,7 @@ def test_the_database_is_django_s(engine: str, name: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"timout": 1}, "there is no 'timout'; is 'timeout' meant?"),
+        ({"timout": 1}, "there is no 'timout'; did you mean 'timeout'?"),
         ({"xyzzy": 1}, "there is no 'xyzzy'; there are .*standalone"),
         ({"timeout": -1}, "timeout: a number of seconds"),
         ({"TIMEOUT": 1, "timeout": 1}, "stands there twice"),
