@@ -77,7 +77,7 @@ def blocking_calls_fail() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def package_logger_stays() -> Iterator[None]:
-    """The command, run in this process, has it write to stderr and nowhere else: later tests would see no log."""
+    """The command, run in this process, logs errors to stderr, and nothing else: later tests would see no warning."""
     logger = logging.getLogger("litefs_watch")
     handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
     yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from litefs_watch import WaitTimeout
 from litefs_watch.cli.app import run
 from litefs_watch.cli.options import in_options, options_for_keywords
 
@@ -45,6 +46,19 @@ def test_what_others_say_is_in_options_too() -> None:
     )
     assert options_for_keywords("set LITEFS_PEERS (or peers=) to them") == "set LITEFS_PEERS to them"
     assert options_for_keywords("database: lost (x=1), f(y=)") == "database: lost (x=1), f(y=)"
+
+
+def test_a_wait_in_vain_is_told_in_options(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what a source says, on one line; and no more than the variable where there is no option."""
+
+    def late(arguments: list[str]) -> int:
+        raise WaitTimeout("not within 1 s (set LITEFS_API_URL (api_url=),\nor LITEFS_PEERS (or peers=), to it)")
+
+    monkeypatch.setattr("litefs_watch.cli.app._run", late)
+    assert run([]) == 124
+    assert capsys.readouterr().err == (
+        "litefs-watch: not within 1 s (set LITEFS_API_URL (--api-url), or LITEFS_PEERS, to it)\n"
+    )
 
 
 def test_other_errors_stay_as_they_are() -> None:
