@@ -50,6 +50,12 @@ class DirectoryRead:
     resumed: bool = False
     """Whether the machine was suspended since the look before: its wall clock has gone on, and the monotonic one has not."""
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether it was an ordinary directory without any of LiteFS's files, nor any that could not be read."""
+        seen = self.positions or self.faults or self.primary is not None or self.lag_ms is not None
+        return self.mount is Mount.ORDINARY and not seen
+
 
 @dataclass(frozen=True, slots=True)
 class PositionsRead:

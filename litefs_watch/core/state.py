@@ -17,8 +17,9 @@
    either way, counts at once.
 6. **A node never is the replica of itself**: it is named so for some milliseconds during a hand-over. That is UNKNOWN.
 7. **A fault is no evidence.** What could not be read changes nothing.
-8. **Where LiteFS is gone** (no stream, and the mount dead, away, or replaced by the bare directory under it; or no answer
-   from anything for some seconds) the role is UNKNOWN, and the positions stay as last known.
+8. **Where LiteFS is gone** (no stream, and the mount dead, away, or replaced by the bare directory under it, or a directory
+   that has none of its files any more; or no answer from anything for some seconds) the role is UNKNOWN, and the positions
+   stay as last known.
 9. **Old news meets nobody.** Once the stream has ended, the mount has died, or an event has said that a position went back,
    what was known before meets no wait, until a look confirms it that began after that: a node that comes back may have been
    reset. Then a whole position that is *here* meets whatever the role, and nothing else does while nobody vouches for what
@@ -300,7 +301,8 @@ class NodeState:
 
     def _read_role(self, read: DirectoryRead) -> list[Change]:
         self._looked_at, self._mounted = read.began, self._mounted or read.mount is Mount.LITEFS
-        self._away = read.mount is Mount.AWAY or (self._mounted and read.mount is Mount.ORDINARY)
+        unmounted = (self._mounted and read.mount is Mount.ORDINARY) or (read.is_bare and not self._streaming)
+        self._away = read.mount is Mount.AWAY or unmounted
         if self._away:
             self._is_gone(read.began)
             self.lag_ms = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from litefs_watch.core.readings import DirectoryRead, Mount
+from litefs_watch.core.readings import DirectoryRead
 from litefs_watch.printable import safe
 
 
@@ -14,13 +14,7 @@ def misplaced(directory: Path, read: DirectoryRead, mounts: list[str]) -> str | 
     An ordinary directory with any of LiteFS's files in it is taken for a copy, or a simulation. ``mounts``
     are the places where one is mounted.
     """
-    if (
-        read.mount is not Mount.ORDINARY
-        or read.faults
-        or read.positions
-        or read.primary is not None
-        or read.lag_ms is not None
-    ):
+    if not read.is_bare:
         return None
     where = f"LiteFS is mounted at {safe(' and '.join(mounts))}" if mounts else "no LiteFS is mounted on this machine"
     return (

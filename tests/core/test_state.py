@@ -525,6 +525,25 @@ def test_nothing_from_before_is_vouched_for_when_litefs_was_away(node: Driver) -
     assert node.state.has(DB, 5) is None
 
 
+@pytest.mark.parametrize("mount", [Mount.ORDINARY, Mount.LITEFS])
+def test_nothing_is_here_when_the_files_are_gone(node: Driver, mount: Mount) -> None:
+    """While LiteFS stops, a look may still find them, after the stream's end; the next one finds the bare directory."""
+    node(replica(1.0, "a", first=True), read(1.1, primary="a", lag=1, positions={DB: at(5)}, mount=mount))
+    node(StreamEnded(2.0), read(2.1, lag=1, positions={DB: at(5)}, mount=mount))
+    assert node.state.has(DB, at(5)) == at(5)
+    node(read(2.2, mount=Mount.ORDINARY))
+    assert node.state.has(DB, at(5)) is None
+    assert node.state.positions == {DB: at(5)}
+    node(read(2.3, lag=1, positions={DB: at(5)}, mount=mount))
+    assert node.state.has(DB, at(5)) == at(5)
+
+
+def test_a_directory_that_was_always_bare_leaves_litefs_its_word(node: Driver) -> None:
+    """Nothing is to be seen there while LiteFS answers (a wrong directory, or no database yet): what it tells counts."""
+    node(primary(1.0, first=True), read(1.1, mount=Mount.ORDINARY), TxEvent(1.2, DB, at(5)), read(1.3, mount=Mount.ORDINARY))
+    assert (node.state.role, node.state.has(DB, at(5))) == (Role.PRIMARY, at(5))
+
+
 def test_a_primary_is_asked_anew_when_litefs_was_away(node: Driver) -> None:
     """A killed one comes back with what nobody else has: its position alone does not say that it still is the primary."""
     node(primary(1.0, first=True), read(1.0, lag=0, positions={DB: at(5)}))

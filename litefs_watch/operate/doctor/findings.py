@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from litefs_watch.core.readings import NEVER_REPLICATED_MS, DirectoryRead, Mount
+from litefs_watch.core.readings import NEVER_REPLICATED_MS, Mount
 from litefs_watch.operate.doctor.facts import Api, Config, Facts
 from litefs_watch.printable import safe
 from litefs_watch.status import unseen
@@ -83,7 +83,7 @@ def _node(facts: Facts) -> Iterator[Finding]:
     if facts.api is not None:
         yield from _api(facts.api)
     yield from _data(facts)
-    if facts.first is not None and facts.first.mount is not Mount.AWAY and facts.exists and not _is_misplaced(facts.first):
+    if facts.first is not None and facts.first.mount is not Mount.AWAY and facts.exists and not facts.first.is_bare:
         yield from _files(facts)
         yield from _blocked(facts)
         yield from _role(facts)
@@ -103,16 +103,10 @@ def _directory(facts: Facts) -> Iterator[Finding]:
         fault = safe(facts.first.faults.get(".", "it can not be read")).removeprefix(f"{where}: ")
         seen = f"{where}: {fault}: LiteFS has died, and its mount is left."
         yield _finding("dead-mount", seen, f"fusermount -u {where} (or umount -l), then start LiteFS again.")
-    elif _is_misplaced(facts.first):
+    elif facts.first.is_bare:
         answers = ", though LiteFS answers" if facts.api is not None and facts.api.info is not None else ""
         seen = f"{where} is an ordinary directory without any of LiteFS's files{answers}: what is written there is not "
         yield _finding("not-mounted", f"{seen}replicated. {mounted}", f"{_SET_DIR}; is LiteFS running?")
-
-
-def _is_misplaced(read: DirectoryRead) -> bool:
-    """An ordinary directory without any of LiteFS's files."""
-    seen = read.positions or read.faults or read.primary is not None or read.lag_ms is not None
-    return read.mount is Mount.ORDINARY and not seen
 
 
 def _api(api: Api) -> Iterator[Finding]:
