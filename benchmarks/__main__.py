@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.table import write
 
-NAMES = ("wake", "burst", "waiters", "blocking", "idle", "http", "imports", "attack", "jobs", "peers")
+NAMES = ("wake", "burst", "waiters", "blocking", "idle", "http", "imports", "attack", "jobs", "leading", "peers")
 
 
 def main() -> int:

@@ -20,11 +20,13 @@
 8. **Where LiteFS is gone** (no stream, and the mount dead, away, or replaced by the bare directory under it, or a directory
    that has none of its files any more; or no answer from anything for some seconds) the role is UNKNOWN, and the positions
    stay as last known.
-9. **Old news meets nobody.** Once the stream has ended, the mount has died, or an event has said that a position went back,
-   what was known before meets no wait, until a look confirms it that began after that: a node that comes back may have been
-   reset. Then a whole position that is *here* meets whatever the role, and nothing else does while nobody vouches for what
-   this node has: while the role is UNKNOWN, or on a replica that has a primary and is not following it yet (rule 10). A node
-   that returns from a crash stands for up to a second in a history that its new primary has not, before LiteFS resets it.
+9. **Old news meets nobody.** Once the stream has ended, the mount has died, or an event has said that a position went
+   back, what was known before meets no wait, until a look confirms it that began after that: a node that comes back may
+   have been reset. (Where nothing of LiteFS's has ever been in the directory, it is another one, and LiteFS's stream
+   alone counts.) Then a whole position that is *here* meets whatever the role, and nothing else does while nobody vouches
+   for what this node has: while the role is UNKNOWN, or on a replica that has a primary and is not following it yet (rule
+   10). A node that returns from a crash stands for up to a second in a history that its new primary has not, before
+   LiteFS resets it.
 10. **A replica follows its primary once LiteFS says that replication has begun.** ``.primary`` is there before that. After
    LiteFS's start and after a demotion ``.lag`` says so: 2147483647 until then. On a replica that has followed another
    primary it counts on from that one's last sign of life, until the new one gives the first.
@@ -79,6 +81,7 @@ class NodeState:
         self._streaming = False
         self._stream_claim = NOBODY  # what LiteFS last said on the stream
         self._mounted = False  # LiteFS's own mount has been seen here
+        self._found = False  # any of its files have
         self._away = False  # rule 8: at the last look, there was nothing to look at
 
         self._read_at: dict[str, float] = {}  # when the look that each position rests on began
@@ -303,8 +306,10 @@ class NodeState:
         self._looked_at, self._mounted = read.began, self._mounted or read.mount is Mount.LITEFS
         unmounted = (self._mounted and read.mount is Mount.ORDINARY) or (read.is_bare and not self._streaming)
         self._away = read.mount is Mount.AWAY or unmounted
+        self._found = self._found or not (self._away or read.is_bare)
         if self._away:
-            self._is_gone(read.began)
+            if self._found or not self._streaming:
+                self._is_gone(read.began)
             self.lag_ms = None
             self._tenure.look(read.began, primary=False, resumed=False)
             if self._streaming:  # a wrong directory, or none yet: LiteFS's own word stands

@@ -538,10 +538,16 @@ def test_nothing_is_here_when_the_files_are_gone(node: Driver, mount: Mount) -> 
     assert node.state.has(DB, at(5)) == at(5)
 
 
-def test_a_directory_that_was_always_bare_leaves_litefs_its_word(node: Driver) -> None:
-    """Nothing is to be seen there while LiteFS answers (a wrong directory, or no database yet): what it tells counts."""
-    node(primary(1.0, first=True), read(1.1, mount=Mount.ORDINARY), TxEvent(1.2, DB, at(5)), read(1.3, mount=Mount.ORDINARY))
-    assert (node.state.role, node.state.has(DB, at(5))) == (Role.PRIMARY, at(5))
+@pytest.mark.parametrize("mount", [Mount.ORDINARY, Mount.AWAY])
+def test_a_directory_where_nothing_ever_was_leaves_litefs_its_word(node: Driver, mount: Mount) -> None:
+    """While LiteFS answers, what it tells counts: it is a wrong directory, or no database is there yet."""
+    faults = (".",) if mount is Mount.AWAY else ()
+    node(primary(1.0, first=True), read(1.1, mount=mount, faults=faults), TxEvent(1.2, DB, at(5)))
+    assert (node.state.role, node.state.has(DB, 5)) == (Role.PRIMARY, at(5))
+    node(read(1.3, mount=mount, faults=faults))
+    assert (node.state.has(DB, 5), node.state.has(DB, at(5))) == (at(5), at(5))
+    node(StreamEnded(2.0), read(2.1, mount=mount, faults=faults), read(2.2, mount=mount, faults=faults))
+    assert (node.state.role, node.state.has(DB, 5), node.state.has(DB, at(5))) == (Role.UNKNOWN, None, None)
 
 
 def test_a_primary_is_asked_anew_when_litefs_was_away(node: Driver) -> None:

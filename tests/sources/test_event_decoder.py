@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 
 import h11
 import pytest
@@ -36,7 +37,7 @@ def test_both_ways_read_the_same_between_two_frames(odd: bytes) -> None:
 def test_both_ways_read_the_same(chunks: list[bytes], places: list[int]) -> None:
     """The same events, and the same end, for any chunks in any pieces."""
     answer = HEAD + INIT + b"".join(chunks)
-    assert list(read(cut(answer, places))) == list(read_carefully(answer))
+    assert alike(read(cut(answer, places))) == alike(read_carefully(answer))
 
 
 @given(st.lists(TXIDS, min_size=1, max_size=4), st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1), PLACES)
@@ -46,7 +47,12 @@ def test_a_stream_that_is_nearly_litefs_s(txids: list[int], changes: list[tuple[
     for place, value in changes:
         frames[place % len(frames)] = value
     answer = HEAD + INIT + bytes(frames) + LAST
-    assert list(read(cut(answer, places))) == list(read_carefully(answer))
+    assert alike(read(cut(answer, places))) == alike(read_carefully(answer))
+
+
+def alike(found: Iterable[object]) -> list[object]:
+    """h11 tells how much of a chunk's end was still to come when it met a wrong byte, which the pieces decide."""
+    return [re.sub(r"\(expected b'[^']*'\)", "(expected …)", each) if isinstance(each, str) else each for each in found]
 
 
 @given(
@@ -58,7 +64,7 @@ def test_a_stream_that_is_nearly_litefs_s(txids: list[int], changes: list[tuple[
 def test_without_chunks(head: str, lines: list[bytes], places: list[int]) -> None:
     """What is not chunked goes the careful way, whatever it looks like."""
     answer = head.encode() + b"".join(lines) + chunk(event(1))
-    assert list(read(cut(answer, places))) == list(read_carefully(answer))
+    assert alike(read(cut(answer, places))) == alike(read_carefully(answer))
 
 
 @given(st.binary(max_size=200), PLACES)
