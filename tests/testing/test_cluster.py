@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import http.client
-import os
 import sqlite3
 import subprocess
 import sys
@@ -16,10 +14,10 @@ from typing import Any
 import pytest
 
 from litefs_watch import Position
-from litefs_watch.sources.thread import IDLE_NAME
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
 from litefs_watch.testing.sqlite_file import DatabaseFile
 from tests.testing.clusters import insert, rows, shown
+from tests.testing.leftovers import at_work, open_descriptors
 
 OpenStream = Callable[[SimulatedNode], Any]
 Eventually = Callable[[Callable[[], object]], None]
@@ -43,17 +41,15 @@ def test_the_first_node_starts_as_the_primary_and_all_are_where_it_is() -> None:
 
 def test_nothing_is_left_behind() -> None:
     """No thread (but those that wait to be lent again), no descriptor, and no file."""
-    gc.collect()
-    threads, descriptors = set(threading.enumerate()), set(os.listdir("/proc/self/fd"))
+    threads, descriptors = at_work(), open_descriptors()
     with SimulatedCluster() as cluster:
         directory = cluster["node-a"].directory.parent
         cluster.execute("CREATE TABLE t (x)")
         cluster.hand_over("node-c", seconds=0)
         cluster.kill_primary()
     cluster.stop()
-    gc.collect()
-    assert [each for each in threading.enumerate() if each not in threads and each.name != IDLE_NAME] == []
-    assert set(os.listdir("/proc/self/fd")) == descriptors
+    assert at_work() - threads == set()
+    assert open_descriptors() - descriptors == {}
     assert not directory.exists()
 
 

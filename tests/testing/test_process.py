@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import http.client
 import os
 import socket
@@ -15,8 +13,8 @@ from typing import Any
 import pytest
 
 from litefs_watch import WaitTimeout
-from litefs_watch.sources.thread import IDLE_NAME
 from litefs_watch.testing import SimulatedNode
+from tests.testing.leftovers import at_work, open_descriptors
 
 OpenStream = Callable[[SimulatedNode], Any]
 
@@ -35,21 +33,6 @@ def get(node: SimulatedNode, path: str) -> tuple[int, bytes]:
         connection.close()
 
 
-def open_descriptors() -> set[str]:
-    """What is open, by what it is: numbers are given again, and other tests' threads may just be ending."""
-    gc.collect()
-    links = set()
-    for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the listing's own
-            links.add(os.readlink(f"/proc/self/fd/{number}"))
-    return links
-
-
-def at_work() -> set[threading.Thread]:
-    """All threads but those that wait for whoever comes next: an earlier test's may be lent and given back meanwhile."""
-    return {thread for thread in threading.enumerate() if thread.name != IDLE_NAME}
-
-
 def test_nothing_is_left_behind(open_stream: OpenStream) -> None:
     """No thread, no descriptor, no file, and no port, whichever way it was used."""
     threads, descriptors = at_work(), open_descriptors()
@@ -63,8 +46,8 @@ def test_nothing_is_left_behind(open_stream: OpenStream) -> None:
         node.start()
         node.freeze()
     stream.close()
-    assert at_work() <= threads
-    assert open_descriptors() <= descriptors
+    assert at_work() - threads == set()
+    assert open_descriptors() - descriptors == {}
     assert not directory.exists()
     with pytest.raises(ConnectionRefusedError):
         connect(node)
@@ -86,13 +69,13 @@ def test_a_node_runs_once(tmp_path: Path) -> None:
 
 def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
     """And the node that could not have it has changed nothing."""
-    threads = set(threading.enumerate())
+    threads = at_work()
     with SimulatedNode(tmp_path / "a") as node:
         other = SimulatedNode(tmp_path / "b", port=int(node.api_url.rpartition(":")[2]))
         with pytest.raises(OSError, match="in use"):
             other.start()
         other.close()
-    assert set(threading.enumerate()) == threads
+    assert at_work() - threads == set()
 
 
 def test_a_clean_stop_leaves_an_empty_directory_and_no_port(tmp_path: Path, open_stream: OpenStream) -> None:
