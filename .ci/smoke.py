@@ -50,8 +50,23 @@ with SimulatedCluster(2, lag=0.001, fuse=False) as cluster:
         position = cluster.execute("INSERT INTO t VALUES (2)")
         assert watcher.wait_for_tx(position, timeout=10) == position
 
-for name in ("client", "prometheus", "opentelemetry", "cli.demo_web.server"):
-    importlib.import_module(f"litefs_watch.{name}")
+MODULES = {  # of each extra, what needs it
+    "cli": "litefs_watch.cli.app",
+    "demo": "litefs_watch.cli.demo_web.server",
+    "trio": "trio",
+    "forward": "litefs_watch.asgi.websockets",
+    "celery": "litefs_watch.jobs.celery",
+    "dramatiq": "litefs_watch.jobs.dramatiq",
+    "huey": "litefs_watch.jobs.huey",
+    "taskiq": "litefs_watch.jobs.taskiq",
+    "client": "litefs_watch.client",
+    "fly": "dns.asyncresolver",
+    "prometheus": "litefs_watch.prometheus",
+    "opentelemetry": "litefs_watch.opentelemetry",
+}
+assert set(MODULES) == set(metadata("litefs-watch").get_all("Provides-Extra")) - {"test", "docs", "fuzz", "dev"}
+for name in MODULES.values():
+    importlib.import_module(name)
 
 package = Path(litefs_watch.__file__).parent
 assert package.is_relative_to(sys.prefix), package
