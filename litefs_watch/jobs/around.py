@@ -64,6 +64,8 @@ def around(
 ) -> Around:
     """What this very call is made in; what is given counts more. Raises `ConfigError` where nothing tells the watcher."""
     given = watcher.watcher if isinstance(watcher, AwaitableWatcher) else watcher
+    if database is None and given is not None:
+        database = given.settings.database  # its own, whichever the request's middleware is of
     secrets = secrets_of(secret)
     if (job := current_job.get()) is not None:
         known = given or job.watcher

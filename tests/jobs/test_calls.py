@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import flask
+import httpx2
 import pytest
 from anyio.abc import TaskGroup
 from fastapi import FastAPI, Request
@@ -129,6 +130,23 @@ def test_of_several_databases_the_one_that_is_meant(database: str | None, token:
 
         with TestClient(app) as client:
             assert client.get("/").json() == str(node.position(token))
+
+
+async def test_a_watcher_that_is_given_says_which_database() -> None:
+    """Also in a request of another database's middleware, on the same node: who waits with that watcher waits there."""
+    with SimulatedNode(databases=("app.db", "users.db")) as node:
+        node.commit("users.db")
+        async with Watcher(node.settings()) as watcher, Watcher(node.settings(database="users.db")) as users:
+            app = FastAPI()
+            app.add_middleware(LiteFSMiddleware, watcher=watcher)
+
+            @app.get("/")
+            async def get() -> str:
+                return await acurrent_token(watcher=users)
+
+            transport = httpx2.ASGITransport(app)
+            async with httpx2.AsyncClient(transport=transport, base_url="https://testserver") as client:
+                assert (await client.get("/")).json() == str(node.position("users.db"))
 
 
 def test_what_a_stale_read_s_client_has_seen_stays_in_its_token(cluster: SimulatedCluster) -> None:
