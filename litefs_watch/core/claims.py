@@ -1,9 +1,10 @@
-"""What a look at the files says about who the primary is: the state's rules 3, 4 and 6. What follows, `state` decides."""
+"""What LiteFS says, in its files and on its stream, about who the primary is: the state's rules 3, 4 and 6. What follows,
+`state` decides."""
 
 from __future__ import annotations
 
 from litefs_watch.changes import NOBODY, Role, Standing
-from litefs_watch.core.readings import DirectoryRead, Named
+from litefs_watch.core.readings import DirectoryRead, Named, RoleEvent
 
 PRIMARY = Standing(Role.PRIMARY)
 
@@ -11,6 +12,13 @@ PRIMARY = Standing(Role.PRIMARY)
 def of_named(named: Named | None, hostname: str) -> Standing:
     """What ``.primary`` says on the node ``hostname``, where it is there."""
     return Standing(Role.REPLICA, named.hostname) if named is not None and named.hostname != hostname else NOBODY
+
+
+def of_event(event: RoleEvent, hostname: str) -> Standing:
+    """What the stream says on the node ``hostname``."""
+    if event.is_primary:
+        return PRIMARY
+    return NOBODY if event.hostname in (None, hostname) else Standing(Role.REPLICA, event.hostname)
 
 
 def of_look(read: DirectoryRead, hostname: str, *, streaming: bool) -> Standing | None:

@@ -40,10 +40,10 @@ from pathlib import Path
 from litefs_watch.changes import NOBODY, Change, PrimaryChange, Role, Standing, TxChange
 from litefs_watch.core import claims
 from litefs_watch.core.claims import PRIMARY
-from litefs_watch.core.following import NEVER as _NEVER
-from litefs_watch.core.following import Following
+from litefs_watch.core.following import NEVER, Following
 from litefs_watch.core.history import Histories, Lineage, View
-from litefs_watch.core.readings import DirectoryRead, Mount, PositionsRead, Reading, RoleEvent, Silence, StreamEnded, TxEvent
+from litefs_watch.core.presence import Presence
+from litefs_watch.core.readings import DirectoryRead, PositionsRead, Reading, RoleEvent, Silence, StreamEnded, TxEvent
 from litefs_watch.core.tenure import Tenure
 from litefs_watch.position import Position
 
@@ -74,15 +74,13 @@ class NodeState:
 
         self._hostname = hostname
         self._settle = settle
-        self._claimed_at = _NEVER  # when the last accepted claim about the role was read
+        self._claimed_at = NEVER  # when the last accepted claim about the role was read
         self._candidate: Standing | None = None  # a claim that has not stayed long enough yet (rule 5) …
         self._candidate_since = 0.0  # … and when it was first read
-        self._role_event_at = self._looked_at = _NEVER
+        self._role_event_at = self._looked_at = NEVER
         self._streaming = False
         self._stream_claim = NOBODY  # what LiteFS last said on the stream
-        self._mounted = False  # LiteFS's own mount has been seen here
-        self._found = False  # any of its files have
-        self._away = False  # rule 8: at the last look, there was nothing to look at
+        self._presence = Presence()  # rule 8
 
         self._read_at: dict[str, float] = {}  # when the look that each position rests on began
         self._history_since: dict[str, float] = {}  # looks that began earlier may have seen a history that is gone
@@ -90,8 +88,8 @@ class NodeState:
         self._doubted: set[str] = set()  # databases whose events may be of a history that is gone (rule 2)
         self._following = Following()  # rule 10
         self._tenure = Tenure(lease_ttl)  # rule 11
-        self._vouched_at = _NEVER  # since when somebody vouches for what this node has
-        self._gone_at = _NEVER  # when LiteFS was last known to be gone (rule 9) …
+        self._vouched_at = NEVER  # since when somebody vouches for what this node has
+        self._gone_at = NEVER  # when LiteFS was last known to be gone (rule 9) …
         self._went_back_at: dict[str, float] = {}  # … and when an event last said that this database went back
 
     @property
@@ -153,7 +151,7 @@ class NodeState:
             case StreamEnded():
                 self._streaming = False
                 self._is_gone(reading.began)
-                changes = self._claim(NOBODY, reading.began, sure=True) if self._away else []
+                changes = self._claim(NOBODY, reading.began, sure=True) if self._presence.away else []
                 self._look_again(reading.began)
             case Silence():
                 changes = self._claim(NOBODY, reading.began, sure=True)
@@ -184,7 +182,7 @@ class NodeState:
 
     def _offer(self, database: str) -> None:  # let its position, and those before it, meet waits, if they may
         read_at = self._read_at[database]
-        if read_at <= self._gone_at or read_at <= self._went_back_at.get(database, _NEVER):
+        if read_at <= self._gone_at or read_at <= self._went_back_at.get(database, NEVER):
             return
         history, position = self.histories.by_database[database], self.positions[database]
         if self.here.get(database) is not history.lineage:
@@ -224,7 +222,7 @@ class NodeState:
         changes: list[Change] = []
         for database, position in reading.positions.items():
             known = self.positions.get(database)
-            if reading.began < self._history_since.get(database, _NEVER):
+            if reading.began < self._history_since.get(database, NEVER):
                 continue
             if known == position:
                 self._read_at[database] = max(self._read_at[database], reading.began)
@@ -286,14 +284,10 @@ class NodeState:
         if event.first:
             self._doubted.update(self.positions)
             self._last_event.clear()
+        self._stream_claim = claims.of_event(event, self._hostname)
         if event.is_primary:
-            self._stream_claim = PRIMARY
             for database in self.positions.keys() - self._doubted:  # what the stream told before this is where it took over
                 self.histories.by_database[database].trust()
-        elif event.hostname is None or event.hostname == self._hostname:
-            self._stream_claim = NOBODY
-        else:
-            self._stream_claim = Standing(Role.REPLICA, event.hostname)
         self._look_again(event.began)
         return self._heed_stream(event.began)
 
@@ -303,18 +297,16 @@ class NodeState:
         return self._claim(self._stream_claim, began, sure=PRIMARY in (self._stream_claim, self.standing))
 
     def _read_role(self, read: DirectoryRead) -> list[Change]:
-        self._looked_at, self._mounted = read.began, self._mounted or read.mount is Mount.LITEFS
-        unmounted = (self._mounted and read.mount is Mount.ORDINARY) or (read.is_bare and not self._streaming)
-        self._away = read.mount is Mount.AWAY or unmounted
-        self._found = self._found or not (self._away or read.is_bare)
-        if self._away:
-            if self._found or not self._streaming:
+        self._looked_at, presence = read.began, self._presence
+        presence.look(read, streaming=self._streaming)
+        if presence.away:
+            if presence.found or not self._streaming:
                 self._is_gone(read.began)
             self.lag_ms = None
             self._tenure.look(read.began, primary=False, resumed=False)
             if self._streaming:  # a wrong directory, or none yet: LiteFS's own word stands
                 return self._heed_stream(read.began)
-            return self._claim(NOBODY, read.began, sure=self._mounted)
+            return self._claim(NOBODY, read.began, sure=presence.mounted)
         if ".lag" not in read.faults:
             self.lag_ms = read.lag_ms
         claim = claims.of_look(read, self._hostname, streaming=self._streaming)

@@ -15,7 +15,8 @@ from litefs_watch.sources.thread import CallThread
 from litefs_watch.watchers import why
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.bridge import AwaitableWatcher
-from litefs_watch.watchers.run import Run, running
+from litefs_watch.watchers.run import Run
+from litefs_watch.watchers.runs import running
 from litefs_watch.watchers.watcher import Watcher
 
 AnyWatcher = Watcher | BlockingWatcher | AwaitableWatcher

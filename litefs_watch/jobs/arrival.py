@@ -20,8 +20,8 @@ from litefs_watch.errors import ConfigError, NoPrimary, NotPrimary, TransactionL
 from litefs_watch.jobs.around import Job, Known
 from litefs_watch.jobs.calls import TIMEOUT, Roles
 from litefs_watch.jobs.tokens import Secrets, decode, unpack
+from litefs_watch.watchers.faces import KNOWN_PRIMARY, require_primary
 from litefs_watch.watchers.run import Run
-from litefs_watch.watchers.watcher import KNOWN_PRIMARY, require_primary
 
 OnTimeout = Literal["retry", "run", "fail"]
 OnReplica = Literal["requeue", "halt", "fail"]

@@ -16,9 +16,9 @@ from litefs_watch.jobs.around import AnyWatcher, Around, around, run_of, run_of_
 from litefs_watch.jobs.tokens import NOTHING, decode, encode, newest
 from litefs_watch.settings import check_timeout
 from litefs_watch.watchers import bridge, threads
+from litefs_watch.watchers.faces import NO_PRIMARY
 from litefs_watch.watchers.parking import cancellation_point, spot_in
 from litefs_watch.watchers.run import Run
-from litefs_watch.watchers.watcher import NO_PRIMARY
 
 logger: logging.Logger = logging.getLogger("litefs_watch")
 

@@ -20,7 +20,8 @@ from litefs_watch.jobs.tokens import decode, encode, pack, secrets_of, unpack
 from litefs_watch.printable import did_you_mean
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.bridge import AwaitableWatcher
-from litefs_watch.watchers.run import Run, running
+from litefs_watch.watchers.run import Run
+from litefs_watch.watchers.runs import running
 from litefs_watch.watchers.threads import Wake
 
 logger: logging.Logger = logging.getLogger("litefs_watch")

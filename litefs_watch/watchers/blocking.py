@@ -24,16 +24,9 @@ from litefs_watch.errors import WatcherClosed
 from litefs_watch.position import TXID_MAX, Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout, settings_or_env
 from litefs_watch.status import Statistics, Status
+from litefs_watch.watchers.faces import KNOWN_PRIMARY, NO_PRIMARY, check_callback, no_role, require_instance, require_primary
 from litefs_watch.watchers.peering import BlockingClusterCalls
 from litefs_watch.watchers.threads import Wake, check_threads, read_position, wait
-from litefs_watch.watchers.watcher import (
-    KNOWN_PRIMARY,
-    NO_PRIMARY,
-    check_callback,
-    no_role,
-    require_instance,
-    require_primary,
-)
 from litefs_watch.watchers.while_primary import BlockingWhilePrimary
 
 if TYPE_CHECKING:

@@ -19,10 +19,11 @@ from litefs_watch.position import Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout
 from litefs_watch.sources.thread import CallThread, call_soon
 from litefs_watch.watchers.blocking import BlockingWatcher
+from litefs_watch.watchers.faces import KNOWN_PRIMARY, NO_PRIMARY, no_role
 from litefs_watch.watchers.parking import Spot, cancellation_point, park, spot_in
 from litefs_watch.watchers.peering import ReplicaWait
 from litefs_watch.watchers.run import Run
-from litefs_watch.watchers.watcher import KNOWN_PRIMARY, NO_PRIMARY, no_role, spawn
+from litefs_watch.watchers.watcher import spawn
 
 
 class AwaitableWatcher:

@@ -7,14 +7,12 @@ its event loop and forking end this one and no other. Once it has ended, its boa
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
@@ -30,7 +28,7 @@ from litefs_watch.position import Position
 from litefs_watch.sources.supervisor import Supervisor
 from litefs_watch.sources.thread import call_soon
 from litefs_watch.status import Statistics, Status
-from litefs_watch.watchers import why
+from litefs_watch.watchers import runs, why
 
 if TYPE_CHECKING:
     from litefs_watch.settings import Settings
@@ -79,7 +77,7 @@ class Run:
                 from litefs_watch.watchers.cluster import ClusterWatch
 
                 self.cluster = ClusterWatch(settings, self.board)
-        _all.add(self)
+        runs.add(self)
 
     # Living and ending.
 
@@ -335,21 +333,3 @@ class Run:
             lost=self.board.lost,
             restarts=restarts,
         )
-
-
-_all: WeakSet[Run] = WeakSet()
-_orphans: list[Run] = []  # of the parent, after a fork: kept, since finalising a foreign event loop would speak of it
-
-
-def running() -> list[Run]:
-    """Those of this process that are being served."""
-    return [run for run in list(_all) if run.running]
-
-
-def _after_fork() -> None:
-    for run in list(_all):
-        run.after_fork()
-        _orphans.append(run)
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,9 +13,10 @@ from anyio.lowlevel import current_token
 
 from litefs_watch.changes import NOBODY, PrimaryChange, Role, Standing, TxChange
 from litefs_watch.core.waiters import PrimaryCheck, RoleWaiter, TxWaiter
-from litefs_watch.errors import NoPrimary, NotPrimary, WatcherClosed, WrongInstance
+from litefs_watch.errors import WatcherClosed
 from litefs_watch.position import Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout, settings_or_env
+from litefs_watch.watchers.faces import KNOWN_PRIMARY, NO_PRIMARY, check_callback, no_role, require_instance, require_primary
 from litefs_watch.watchers.parking import cancellation_point, park, spot_in
 from litefs_watch.watchers.peering import ClusterCalls
 from litefs_watch.watchers.while_primary import WhilePrimary
@@ -27,34 +27,6 @@ if TYPE_CHECKING:
     from litefs_watch.status import Statistics, Status
     from litefs_watch.watchers.run import Callback, Run
     from litefs_watch.watchers.subscription import Subscription
-
-KNOWN_PRIMARY = frozenset((Role.PRIMARY, Role.REPLICA))
-NO_PRIMARY = "no primary is known"
-
-
-def no_role(role: Role) -> str:
-    """What did not happen, where a wait for ``role`` ends late."""
-    return f"this node did not become {role}"
-
-
-def check_callback(callback: Callback) -> None:
-    """Raise `TypeError` for a coroutine function: nobody would await it."""
-    if not callable(callback) or inspect.iscoroutinefunction(callback):
-        raise TypeError(f"on_primary_change takes a plain function, not {callback!r}; async code iterates primary_changes()")
-
-
-def require_primary(standing: Standing, run: Run) -> None:
-    """Raise `NotPrimary` on a replica, and `NoPrimary` where no primary is known."""
-    if standing.role is Role.UNKNOWN:
-        raise NoPrimary(run.no_primary)
-    if standing.role is Role.REPLICA:
-        raise NotPrimary(standing.primary)
-
-
-def require_instance(wanted: str, hostname: str) -> None:
-    """Raise `WrongInstance` unless the two are the same."""
-    if wanted != hostname:
-        raise WrongInstance(wanted, f"this node is {hostname!r}: run this on {wanted!r}")
 
 
 class Watcher(ClusterCalls, WhilePrimary):

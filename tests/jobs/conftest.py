@@ -8,7 +8,7 @@ import pytest
 
 from litefs_watch.consistency import current_exchange
 from litefs_watch.testing import SimulatedCluster
-from litefs_watch.watchers.run import running
+from litefs_watch.watchers.runs import running
 
 
 @pytest.fixture(autouse=True)
