@@ -17,6 +17,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.values import MutexValue, ValueClass
 
 from litefs_watch.changes import Role
 from litefs_watch.errors import ConfigError, WatcherClosed
@@ -39,9 +40,11 @@ def instrument(watcher: Watcher | BlockingWatcher, *, registry: CollectorRegistr
 
     Returns the registry to be scraped, for `prometheus_client.make_asgi_app`, ``make_wsgi_app`` and ``generate_latest``:
     ``registry`` itself; with ``PROMETHEUS_MULTIPROC_DIR`` one that reads the files of all processes. Raises `ConfigError`
-    where ``registry`` has these metrics already.
+    where ``registry`` has these metrics already, and where that variable came too late.
     """
-    several = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+    several = ValueClass is not MutexValue  # as prometheus_client has decided when it was imported
+    if not several and "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        raise ConfigError("PROMETHEUS_MULTIPROC_DIR came after prometheus_client was imported, which does not heed it then")
     try:
         registry.register(_Node(watcher, several=several))
     except ValueError as error:

@@ -112,6 +112,13 @@ def test_a_registry_has_them_once() -> None:
         instrument(Watcher(Settings(standalone=True)), registry=registry)
 
 
+def test_a_directory_for_several_processes_that_comes_late_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """prometheus_client has then decided to count in this process alone, and each scrape would tell of nothing."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/nowhere")
+    with pytest.raises(ConfigError, match="PROMETHEUS_MULTIPROC_DIR came after prometheus_client was imported"):
+        instrument(Watcher(Settings(standalone=True)), registry=CollectorRegistry())
+
+
 AHEAD = [("cookie", f"litefs_pos={Position(99, 1)}")]
 
 
