@@ -54,6 +54,7 @@ KEEP_ALIVE = 1.0
 """Seconds that an idle connection is used again: less than servers give it, so that no write meets one that is closed."""
 
 _MOST_SERVICES = 1000
+_UNSIGNED = Tokens("", "position")
 _NEVER_RAN = (httpx2.ConnectError, httpx2.ConnectTimeout)
 
 
@@ -117,16 +118,29 @@ class Services:
             return request
         return _copy(request, request.url, request.stream, text)
 
-    def take(self, request: httpx2.Request, response: httpx2.Response) -> None:
-        """Newer than what was carried, or not, only the service can tell: it may sign. The last answer counts."""
+    def take(self, sent: httpx2.Request, response: httpx2.Response) -> None:
+        """By rule 3, of what `carry` has made. Who has signed it is the service's matter."""
         text = response.headers.get(HEADER)
         if text is None or len(text) > 100 or not text.isascii():
             return
+        origin = _origin(sent)
         with self._lock:
-            self._texts[_origin(request)] = text
-            self._texts.move_to_end(_origin(request))
+            known = _reach(self._texts.get(origin))
+            if _reach(sent.headers.get(HEADER)) >= known or _reach(text) > known:
+                self._texts[origin] = text
+            self._texts.move_to_end(origin)
             if len(self._texts) > _MOST_SERVICES:
                 self._texts.popitem(last=False)
+
+
+def _reach(text: str | None) -> int:
+    """How far a token goes, whoever has signed it; what is none goes nowhere, and none is before all."""
+    if text is None:
+        return -1
+    token = _UNSIGNED.decode(text.partition(".")[0].encode("ascii", "replace"))
+    return 0 if isinstance(token, Verdict) else txid_of(token)
+
+
 
 
 def _copy(request: httpx2.Request, url: httpx2.URL, stream: Any, text: str | None) -> httpx2.Request:

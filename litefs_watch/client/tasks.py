@@ -145,8 +145,9 @@ class TokenTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send it on, with the token."""
-        response = await self._below.handle_async_request(self._services.carry(request))
-        self._services.take(request, response)
+        sent = self._services.carry(request)
+        response = await self._below.handle_async_request(sent)
+        self._services.take(sent, response)
         return response
 
     async def aclose(self) -> None:

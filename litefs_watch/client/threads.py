@@ -130,8 +130,9 @@ class BlockingTokenTransport(httpx2.BaseTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send it on, with the token."""
-        response = self._below.handle_request(self._services.carry(request))
-        self._services.take(request, response)
+        sent = self._services.carry(request)
+        response = self._below.handle_request(sent)
+        self._services.take(sent, response)
         return response
 
     def close(self) -> None:

@@ -360,6 +360,30 @@ async def test_a_service_gets_back_what_it_said_last() -> None:
     assert nodes.tokens[-2:] == [None, "5"]
 
 
+@pytest.mark.parametrize(
+    ("wrote", "read", "then"),
+    [
+        (f"{AHEAD}.{'A' * 22}", f"{Position(49, 5)}.{'B' * 22}", f"{AHEAD}.{'A' * 22}"),
+        ("pin", str(AHEAD), "pin"),
+        ("50", str(Position(51, 5)), str(Position(51, 5))),
+        ("a-b", "c-d", "a-b"),
+    ],
+)
+def test_an_answer_that_took_long_takes_no_write_back(wrote: str, read: str, then: str) -> None:
+    """A read was under way while something was written: that is in the session, however the two are answered. An answer to
+    who carried it counts, whatever it says: it may be of a write that is lost."""
+
+    def slow(request: httpx2.Request) -> httpx2.Response:
+        client.post("http://a.example/write")
+        return answer(read)
+
+    nodes = Nodes(slow, answer(wrote), answer("7"), answer())
+    with httpx2.Client(transport=BlockingTokenTransport(nodes)) as client:
+        for _ in range(3):
+            client.get("http://a.example/")
+    assert nodes.tokens == [None, None, then, "7"]
+
+
 def test_services_do_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest one's token is forgotten."""
     monkeypatch.setattr(module, "_MOST_SERVICES", 2)
