@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -141,8 +141,6 @@ def _reach(text: str | None) -> int:
     return 0 if isinstance(token, Verdict) else txid_of(token)
 
 
-
-
 def _copy(request: httpx2.Request, url: httpx2.URL, stream: Any, text: str | None) -> httpx2.Request:
     headers = request.headers.copy()
     if text is not None:
@@ -255,6 +253,25 @@ def check_address(client: str, address: Address) -> None:
         raise ConfigError(
             f"{client}: the address is a template such as 'http://{{hostname}}:8080', or a function of hostname"
         )
+
+
+def transport_options(client: str, options: Mapping[str, Any], *, given: bool) -> dict[str, Any]:
+    """What of httpx2's options is for the transport below: httpx2 itself passes them over where it has one, as here. Raises
+    `ConfigError` where nobody would heed them, and for what would lead around that transport."""
+    for name in ("proxy", "mounts"):
+        if options.get(name):
+            raise ConfigError(f"{client}: with {name}= requests would not go to the primary: give a transport= that has it")
+    found = {name: options[name] for name in ("verify", "cert", "http1", "http2", "limits") if name in options}
+    if given and found:
+        raise ConfigError(f"{client}: {', '.join(found)}= would be passed over: give it to the transport= instead")
+    limits = found.get("limits") or httpx2.Limits()
+    idle = KEEP_ALIVE if limits.keepalive_expiry is None else min(KEEP_ALIVE, limits.keepalive_expiry)
+    found["limits"] = httpx2.Limits(
+        max_connections=limits.max_connections,
+        max_keepalive_connections=limits.max_keepalive_connections,
+        keepalive_expiry=idle,
+    )
+    return found
 
 
 def check_limits(patience: float, wait: float | None) -> None:

@@ -11,7 +11,6 @@ import httpx2
 
 from litefs_watch.changes import Role
 from litefs_watch.client.session import (
-    KEEP_ALIVE,
     PRIMARY,
     Address,
     Services,
@@ -20,6 +19,7 @@ from litefs_watch.client.session import (
     check_address,
     check_limits,
     late,
+    transport_options,
     wanted_here,
 )
 from litefs_watch.consistency.options import Secret
@@ -36,7 +36,8 @@ class PrimaryClient(httpx2.AsyncClient):
 
     A fail-over is followed for ``patience`` seconds: where no connection could be made, or a node has answered that another
     one is the primary. What may have run is never sent twice. ``secret`` and ``database`` are the middleware's. A
-    ``transport`` that is given is used below, and stays open. All other options are httpx2's, but ``base_url``.
+    ``transport`` that is given is used below, and stays open. All other options are httpx2's, but ``base_url``, ``proxy``
+    and ``mounts``.
 
     Raises, beside httpx2's errors: `WaitTimeout` where no primary was known (nothing was sent), `NotPrimary` where none took
     it (nothing was done), `NotHereYet` where it was answered and is not here in time (don't send it again: its ``response``
@@ -57,8 +58,9 @@ class PrimaryClient(httpx2.AsyncClient):
     ) -> None:
         check_address("PrimaryClient", address)
         check_limits(patience, wait)
+        below = transport_options("PrimaryClient", options, given=transport is not None)
         self._session = Session(watcher.settings.database_or_default(database), secret)
-        ours = _PrimaryTransport(watcher, address, self._session, wait, patience, database, transport)
+        ours = _PrimaryTransport(watcher, address, self._session, wait, patience, database, transport, below)
         super().__init__(base_url=PRIMARY, transport=ours, trust_env=False, **options)
 
     @property
@@ -84,11 +86,12 @@ class _PrimaryTransport(httpx2.AsyncBaseTransport):
         patience: float,
         database: str | None,
         transport: httpx2.AsyncBaseTransport | None,
+        options: dict[str, Any],
     ) -> None:
         self._watcher, self._address, self._session = watcher, address, session
         self._wait, self._patience, self._database = wait, patience, database
         self._owned = transport is None
-        self._below = transport or httpx2.AsyncHTTPTransport(limits=httpx2.Limits(keepalive_expiry=KEEP_ALIVE))
+        self._below = transport or httpx2.AsyncHTTPTransport(**options)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         carried, text = self._session.carried(request)

@@ -10,7 +10,6 @@ import httpx2
 
 from litefs_watch.changes import Role
 from litefs_watch.client.session import (
-    KEEP_ALIVE,
     PRIMARY,
     Address,
     Services,
@@ -19,6 +18,7 @@ from litefs_watch.client.session import (
     check_address,
     check_limits,
     late,
+    transport_options,
     wanted_here,
 )
 from litefs_watch.consistency.options import Secret
@@ -43,8 +43,9 @@ class BlockingPrimaryClient(httpx2.Client):
     ) -> None:
         check_address("BlockingPrimaryClient", address)
         check_limits(patience, wait)
+        below = transport_options("BlockingPrimaryClient", options, given=transport is not None)
         self._session = Session(watcher.settings.database_or_default(database), secret)
-        ours = _PrimaryTransport(watcher, address, self._session, wait, patience, database, transport)
+        ours = _PrimaryTransport(watcher, address, self._session, wait, patience, database, transport, below)
         super().__init__(base_url=PRIMARY, transport=ours, trust_env=False, **options)
 
     @property
@@ -70,11 +71,12 @@ class _PrimaryTransport(httpx2.BaseTransport):
         patience: float,
         database: str | None,
         transport: httpx2.BaseTransport | None,
+        options: dict[str, Any],
     ) -> None:
         self._watcher, self._address, self._session = watcher, address, session
         self._wait, self._patience, self._database = wait, patience, database
         self._owned = transport is None
-        self._below = transport or httpx2.HTTPTransport(limits=httpx2.Limits(keepalive_expiry=KEEP_ALIVE))
+        self._below = transport or httpx2.HTTPTransport(**options)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         carried, text = self._session.carried(request)

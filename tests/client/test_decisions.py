@@ -303,13 +303,43 @@ async def test_it_sends_nothing_elsewhere(node: SimulatedNode) -> None:
 
 @pytest.mark.parametrize(
     ("address", "options"),
-    [("node-b:8080", {}), ("http://{host}:1", {}), (8080, {}), (ADDRESS, {"secret": ""}), (ADDRESS, {"patience": None})],
+    [
+        ("node-b:8080", {}),
+        ("http://{host}:1", {}),
+        (8080, {}),
+        (ADDRESS, {"secret": ""}),
+        (ADDRESS, {"patience": None}),
+        (ADDRESS, {"proxy": "http://127.0.0.1:9"}),  # would be asked for a name that nobody has
+        (ADDRESS, {"mounts": {"http://": Nodes(answer())}}),
+        (ADDRESS, {"transport": Nodes(answer()), "verify": False}),  # would be passed over
+    ],
 )
 async def test_what_can_not_work_is_a_config_error(node: SimulatedNode, address: Any, options: dict[str, Any]) -> None:
     """At once, not with the first request."""
     async with Watcher(node.settings()) as watcher:
         with pytest.raises(ConfigError):
             PrimaryClient(watcher, address, **options)
+
+
+@pytest.mark.parametrize(
+    ("client", "watcher", "transport"),
+    [
+        (PrimaryClient, Watcher, "AsyncHTTPTransport"),
+        (BlockingPrimaryClient, BlockingWatcher, "HTTPTransport"),
+    ],
+)
+def test_what_is_for_the_transport_reaches_it(
+    node: SimulatedNode, monkeypatch: pytest.MonkeyPatch, client: Any, watcher: Any, transport: str
+) -> None:
+    """Whom it trusts, and how many connections there are; none is kept so long that a server may have closed it."""
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(httpx2, transport, lambda **options: seen.update(options))
+    client(watcher(node.settings()), ADDRESS, verify="ours", cert="mine", limits=httpx2.Limits(max_connections=3), timeout=1)
+    assert seen == {
+        "verify": "ours",
+        "cert": "mine",
+        "limits": httpx2.Limits(max_connections=3, keepalive_expiry=module.KEEP_ALIVE),
+    }
 
 
 # In threads
