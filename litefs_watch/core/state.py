@@ -154,6 +154,7 @@ class NodeState:
                 changes = self._claim(NOBODY, reading.began, sure=True) if self._presence.away else []
                 self._look_again(reading.began)
             case Silence():
+                self.lag_ms = None  # a number that stands still looks like a healthy one
                 changes = self._claim(NOBODY, reading.began, sure=True)
         if self._candidate is not None and self._candidate_since + self._settle > reading.began:
             self._look_again(self._candidate_since + self._settle)

@@ -419,12 +419,14 @@ def test_rule_8_silence_is_unknown_and_heals(node: Driver) -> None:
 
 
 def test_lag_is_what_was_last_read(node: Driver) -> None:
-    """None where LiteFS is away, kept over a fault."""
+    """None where LiteFS is away or frozen, kept over a fault."""
     node(read(1.0, primary="a", lag=506))
     assert node.state.lag_ms == 506
     node(read(2.0, primary="a", faults=(".lag",)))
     assert node.state.lag_ms == 506
     node(read(3.0, mount=Mount.AWAY, faults=(".",)))
+    assert node.state.lag_ms is None
+    node(read(4.0, primary="a", lag=7), Silence(9.0))
     assert node.state.lag_ms is None
 
 
