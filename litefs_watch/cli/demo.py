@@ -73,8 +73,8 @@ async def show_page(port: int, opens: bool | None, *, as_json: bool) -> int:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         emit({"type": "page", "url": url}) if as_json else click.echo(f"The demo is at {url}  (Ctrl-C ends it)")
         screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
-        await serve(listener, ready=(lambda: click.launch(url)) if (screen if opens is None else opens) else None)
-    return 0
+        ended = await serve(listener, ready=(lambda: click.launch(url)) if (screen if opens is None else opens) else None)
+    return 0 if ended else 1
 
 
 def tell(event: dict[str, object], text: str, *, as_json: bool, quiet: bool) -> None:

@@ -42,6 +42,10 @@ class Place:
 PLACES = (Place("ams", "Amsterdam", 0.1), Place("iad", "Washington", 0.25), Place("syd", "Sydney", 1.5))
 
 
+FAILURES = (LiteFSWatchError, RuntimeError, ValueError, OSError, sqlite3.Error)
+"""What an action can end with: it is refused, its disk is full, somebody has just killed or frozen the node."""
+
+
 class RefusedError(Exception):
     """What was asked for can't be done now; the text says why."""
 
@@ -140,7 +144,8 @@ class Nodes:
 
     async def set_lag(self, hostname: str, seconds: float) -> None:
         self._lags[hostname] = seconds
-        await anyio.to_thread.run_sync(self._cluster.set_lag, hostname, seconds)  # waits while a node is on its way out
+        newest = lambda: self._cluster.set_lag(hostname, self._lags[hostname])  # noqa: E731 - these threads may overtake
+        await anyio.to_thread.run_sync(newest)  # waits while a node is on its way out
         self._changed()
 
     async def act(self, action: str, hostname: str) -> None:
@@ -148,7 +153,7 @@ class Nodes:
         async with self._acting:
             try:
                 text = await anyio.to_thread.run_sync(ACTIONS[action], self._cluster, hostname)
-            except (LiteFSWatchError, RuntimeError, ValueError) as error:
+            except FAILURES as error:
                 raise RefusedError(str(error)) from error
         self._say(text)
         self._changed()
@@ -188,7 +193,7 @@ class Nodes:
             if self.visitors and leader is not None:
                 try:
                     await anyio.to_thread.run_sync(self._cluster.execute, INSERT, ("a visitor's note", leader))
-                except (LiteFSWatchError, sqlite3.Error) as error:  # somebody has just killed or frozen it
+                except FAILURES as error:
                     self._say(f"a visitor could not write: {error}")
 
 

@@ -35,9 +35,13 @@ PAGE_HEADERS = {
 }
 
 
-def application(nodes: Nodes, ready: Callable[[], object] | None = None) -> Starlette:
+def application(
+    nodes: Nodes, ready: Callable[[], object] | None = None, failed: Callable[[], object] | None = None
+) -> Starlette:
     """The page, its requests to the nodes, and what one does to them. Other sites' pages can ask for none of that: what
-    changes something is JSON, which a browser lets no other origin send, and only loopback's names are answered."""
+    changes something is JSON, which a browser lets no other origin send, and only loopback's names are answered.
+
+    ``failed`` is called where the nodes end by a fault: a server would go on without them."""
 
     async def file(request: Request) -> Response:
         name = FILES[request.url.path]
@@ -82,12 +86,17 @@ def application(nodes: Nodes, ready: Callable[[], object] | None = None) -> Star
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with anyio.create_task_group() as tasks:
-            await tasks.start(nodes.run)
-            if ready is not None:
-                ready()
-            yield
-            tasks.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(nodes.run)
+                if ready is not None:
+                    ready()
+                yield
+                tasks.cancel_scope.cancel()
+        except Exception:
+            if failed is not None:
+                failed()
+            raise
 
     return Starlette(
         routes=[
@@ -135,22 +144,29 @@ async def json_object(request: Request) -> dict[str, Any]:
 class _Server(uvicorn.Server):
     """Ends its streams when it is told to end: uvicorn waits for open connections."""
 
-    def __init__(self, config: uvicorn.Config, nodes: Nodes) -> None:
-        super().__init__(config)
+    failed: bool = False
+
+    def __init__(self, nodes: Nodes, ready: Callable[[], object] | None) -> None:
+        app = application(nodes, ready, self._fail)
+        super().__init__(
+            uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=2)
+        )
         self._nodes = nodes
+
+    def _fail(self) -> None:
+        self.failed = self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._nodes.feed.close()
         super().handle_exit(sig, frame)
 
 
-async def serve(listener: socket.socket, ready: Callable[[], object] | None = None) -> None:
-    """Until a signal ends it. ``ready`` is called when it can be asked."""
+async def serve(listener: socket.socket, ready: Callable[[], object] | None = None) -> bool:
+    """Until a signal ends it: True; or a fault, which is logged. ``ready`` is called when it can be asked."""
     nodes = await anyio.to_thread.run_sync(Nodes)  # makes a directory
-    config = uvicorn.Config(
-        application(nodes, ready), log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=2
-    )
-    await _Server(config, nodes).serve(sockets=[listener])
+    server = _Server(nodes, ready)
+    await server.serve(sockets=[listener])
+    return not server.failed
 
 
 def listen(port: int) -> socket.socket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
@@ -12,10 +13,13 @@ import anyio
 import httpx2
 import pytest
 
+from litefs_watch.cli.demo_web import nodes as nodes_module
+from litefs_watch.cli.demo_web import server
 from litefs_watch.cli.demo_web.edge import Edge
 from litefs_watch.cli.demo_web.feed import BEHIND, SUBSCRIBERS, Feed
-from litefs_watch.cli.demo_web.nodes import Nodes
-from litefs_watch.cli.demo_web.server import LARGEST, application
+from litefs_watch.cli.demo_web.nodes import ACTIONS, Nodes
+from litefs_watch.cli.demo_web.server import LARGEST, application, listen, serve
+from litefs_watch.testing import SimulatedCluster
 
 SOON = 20.0
 
@@ -41,6 +45,12 @@ class Page:
             async with aclosing(self.nodes.feed.subscribe()) as feed:  # type: ignore[type-var]
                 while not condition():
                     await anext(feed)
+
+    async def until_said(self, text: str) -> None:
+        with anyio.fail_after(SOON):
+            async with aclosing(self.nodes.feed.subscribe()) as feed:  # type: ignore[type-var]
+                while text not in await anext(feed):
+                    pass
 
     def node(self, hostname: str) -> dict[str, Any]:
         state: Any = self.nodes.state()
@@ -133,6 +143,64 @@ async def test_visitors_write_until_they_leave(page: Page) -> None:
     await page.until(lambda: page.node("ams")["txid"] >= 4)
     await page.do("visitors", on=False)
     assert page.nodes.visitors is False
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "no space left on device"), sqlite3.OperationalError("disk I/O error")])
+async def test_what_can_t_be_done_ends_nothing(page: Page, monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
+    """Asked for by a button, or by the lease that nobody holds, or a visitor's write: it is said, and the demo goes on."""
+
+    def fail(*_: object) -> None:
+        raise fault
+
+    monkeypatch.setitem(ACTIONS, "elect", fail)
+    monkeypatch.setattr(nodes_module, "LEASE", 0.0)
+    refused = await page.do("elect", node="iad")
+    assert (refused.status_code, str(fault) in refused.text) == (409, True)
+    monkeypatch.setattr(SimulatedCluster, "execute", fail)
+    await page.do("visitors", on=True)
+    await page.until_said(f"a visitor could not write: {fault}")
+    await page.do("kill", node="ams")
+    await page.until_said(f"iad could not take the lease: {fault}")
+    assert (await page.do("freeze", node="syd")).status_code == 204
+
+
+async def test_the_lag_that_was_asked_for_last_counts(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slider asks often, and the threads that do it may overtake each other."""
+    told: list[float] = []
+    threads: list[anyio.Event] = []
+
+    async def in_a_thread(function: Callable[..., object], *args: object) -> None:
+        threads.append(anyio.Event())
+        await threads[-1].wait()
+        function(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SimulatedCluster, "set_lag", lambda cluster, hostname, seconds: told.append(seconds))
+        patch.setattr(anyio.to_thread, "run_sync", in_a_thread)
+        async with anyio.create_task_group() as tasks:
+            for seconds in (1.0, 2.0):
+                tasks.start_soon(page.nodes.set_lag, "iad", seconds)
+                await anyio.wait_all_tasks_blocked()
+            for thread in reversed(threads):
+                thread.set()
+                await anyio.wait_all_tasks_blocked()
+    assert told[-1] == 2.0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_server_does_not_go_on_without_its_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours ends the process, too: the page says that nobody answers, and the status is 1."""
+
+    class Broken(Nodes):
+        async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+            task_status.started()
+            await ready.wait()
+            raise KeyError("a fault of ours")
+
+    ready = anyio.Event()
+    monkeypatch.setattr(server, "Nodes", Broken)
+    with listen(0) as listener, anyio.fail_after(SOON):
+        assert await serve(listener, ready.set) is False
 
 
 @pytest.mark.parametrize(
