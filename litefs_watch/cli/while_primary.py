@@ -89,11 +89,8 @@ class Runner:
 
     async def __call__(self) -> None:
         """One time, until it ends. Raises `CommandFailedError` where that is with another status than 0."""
-        self._own = 0
         with ProcessGroup() as group:
-            with anyio.CancelScope(shield=True):  # cancelled halfway, it would be left behind
-                open_process = partial(anyio.open_process, stdin=None, stdout=None, stderr=None, start_new_session=True)
-                process = await open_process(list(self._words))
+            process = await self._start()
             group.lead(process.pid)
             self._group, self._own = group, process.pid
             while self._early:
@@ -120,6 +117,18 @@ class Runner:
         self._tell(f"{self._words[0]}: status {status}", type="exit", status=status)
         if status:
             raise CommandFailedError(f"status {128 - status if status < 0 else status}")
+
+    async def _start(self) -> anyio.abc.Process:
+        self._own = 0
+        try:
+            with anyio.CancelScope(shield=True):  # cancelled halfway, it would be left behind
+                open_process = partial(anyio.open_process, stdin=None, stdout=None, stderr=None, start_new_session=True)
+                process = await open_process(list(self._words))
+        except BaseException:
+            self._own = None
+            self._early.clear()  # they were not for the next one
+            raise
+        return process
 
     def _tell(self, text: str, **record: object) -> None:
         if self._as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -144,4 +145,22 @@ def test_a_signal_that_comes_while_it_is_started(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(anyio, "open_process", slow)
     with runner.passing_on(), pytest.raises(CommandFailedError, match=f"status {128 + signal.SIGUSR1}"):
+        anyio.run(runner)
+
+
+def test_a_signal_for_one_that_could_not_be_started_is_not_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is being started any more: until the next try it means nothing, and orphans are buried again."""
+    runner = Runner(("true",), 0.1, as_json=True)
+
+    async def fail(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        raise OSError(errno.ENOMEM, "no memory")
+
+    with runner.passing_on():
+        with monkeypatch.context() as patch:
+            patch.setattr(anyio, "open_process", fail)
+            with pytest.raises(OSError, match="no memory"):
+                anyio.run(runner)
+        assert runner._own is None
+        os.kill(os.getpid(), signal.SIGUSR1)
         anyio.run(runner)
