@@ -205,7 +205,8 @@ class Way:
         base = self._address(hostname) if callable(self._address) else self._address.format(hostname=hostname)
         self._tries += 1
         self._body = Counted(self._request.stream)
-        url = httpx2.URL(base).copy_with(raw_path=self._request.url.raw_path)
+        url = httpx2.URL(base)
+        url = url.copy_with(raw_path=url.raw_path.rstrip(b"/") + self._request.url.raw_path)
         request = _copy(self._request, url, self._body, self._text)
         if request.headers.get("host") == self._request.url.host:
             request.headers["host"] = url.netloc.decode("ascii")

@@ -109,6 +109,15 @@ async def test_the_primary_itself_is_asked_by_its_name(node: SimulatedNode) -> N
     assert str(nodes.seen[0].url) == "https://node-a.example/"
 
 
+async def test_an_address_may_end_with_a_path(node: SimulatedNode) -> None:
+    """As `Forward` has it: the request's is put behind it."""
+    for address in ("http://{hostname}:8080/shop%2F1", lambda hostname: f"http://{hostname}:8080/shop%2F1/"):
+        nodes = Nodes(answer())
+        async with client_of(node, nodes, address=address) as client:
+            await client.get("/orders?a=%2F")
+        assert str(nodes.seen[0].url) == "http://node-b:8080/shop%2F1/orders?a=%2F"
+
+
 async def test_the_answer_is_there_when_what_it_wrote_is_here(node: SimulatedNode) -> None:
     """Not before."""
     wrote: list[Position] = []
