@@ -83,6 +83,21 @@ def check_txid(txid: object) -> int:
     raise ValueError(f"a TXID is a whole number (int) from 0 to 2^64-1, not {str(txid)[:_SHOWN]!r} ({type(txid).__name__})")
 
 
+def parse_txid(text: str) -> int:
+    """The TXID: decimal, hexadecimal with a leading ``0x``, or LiteFS's text of a position. Raises `ValueError`.
+
+    Sixteen digits that begin with a zero are LiteFS's hexadecimal by their looks, and would be another number as decimal
+    ones: they are refused.
+    """
+    if "/" in text:
+        return Position.parse(text).txid
+    if re.fullmatch("0[xX][0-9a-fA-F]{1,16}", text):
+        return check_txid(int(text, 0))
+    if re.fullmatch("[0-9]{1,20}", text) is None or re.fullmatch("0[0-9]{15}", text):
+        raise ValueError(text)
+    return check_txid(int(text))
+
+
 def check_wanted(wanted: object) -> int | Position:
     """A position as it is, a TXID as an int. Raises `ValueError` for all else."""
     if isinstance(wanted, Position):

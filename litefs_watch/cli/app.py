@@ -19,7 +19,7 @@ import click
 from litefs_watch import ConfigError, WaitTimeout, __version__
 from litefs_watch.printable import did_you_mean, safe
 
-COMMANDS = ("status", "doctor", "watch", "wait", "primary", "wait-ready", "run", "while-primary", "top", "demo")
+COMMANDS = ("status", "doctor", "watch", "wait", "primary", "wait-ready", "run", "while-primary", "serve", "top", "demo")
 
 FAILED, USAGE, TIMED_OUT, INTERRUPTED, READER_GONE = 1, 2, 124, 130, 141
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from litefs_watch import Position, Settings
-from litefs_watch.position import check_txid
+from litefs_watch import Settings
+from litefs_watch.position import parse_txid
 from litefs_watch.printable import safe
 
 
@@ -110,21 +110,6 @@ def check_txid_argument(context: click.Context, parameter: click.Parameter, valu
         if re.fullmatch("[0-9a-fA-F]{16}", value):
             what = f"write 0x{value} for LiteFS's hexadecimal"
         raise click.BadParameter(f"{value[:60]!r} is no TXID: {what}", context, parameter) from None
-
-
-def parse_txid(text: str) -> int:
-    """The TXID: decimal, hexadecimal with a leading ``0x``, or LiteFS's text of a position. Raises `ValueError`.
-
-    Sixteen digits that begin with a zero are LiteFS's hexadecimal by their looks, and would be another number as decimal
-    ones: they are refused.
-    """
-    if "/" in text:
-        return Position.parse(text).txid
-    if re.fullmatch("0[xX][0-9a-fA-F]{1,16}", text):
-        return check_txid(int(text, 0))
-    if re.fullmatch("[0-9]{1,20}", text) is None or re.fullmatch("0[0-9]{15}", text):
-        raise ValueError(text)
-    return check_txid(int(text))
 
 
 def log_to_stderr(level: int) -> None:

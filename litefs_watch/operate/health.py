@@ -154,7 +154,15 @@ def _read(query: str, known: Sequence[str]) -> Probe | str:
     lag = fields.get("lag", [None])[-1]
     if lag is None:
         return Probe(None, "verbose" in fields)
-    found = _DURATION.fullmatch(lag)
+    try:
+        return Probe(duration(lag), "verbose" in fields)
+    except ValueError as error:
+        return f"lag={error}"
+
+
+def duration(text: str) -> float:
+    """Seconds, of ``500ms``, ``10s``, ``2m``, ``1h``, or of a number of them. Raises `ValueError` for all else."""
+    found = _DURATION.fullmatch(text)
     if found is None:
-        return f"lag={safe(lag[:40])} is no duration: 500ms, 10s, or a number of seconds"
-    return Probe(float(found[1]) * _SECONDS[found[2]], "verbose" in fields)
+        raise ValueError(f"{safe(text[:40])} is no duration: 500ms, 10s, or a number of seconds")
+    return float(found[1]) * _SECONDS[found[2]]

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from litefs_watch.cli.options import parse_txid
+from litefs_watch.position import parse_txid
 from litefs_watch.testing import SimulatedNode
 
 SOON = 30.0

@@ -1,0 +1,147 @@
+"""The process around the application: a listening socket, uvicorn, signals, and what systemd is told."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import resource
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+
+import anyio
+import uvicorn
+
+from litefs_watch.errors import ConfigError, WatcherClosed
+from litefs_watch.serve.app import Sidecar
+from litefs_watch.serve.notify import ALIVE, READY, STOPPING, notify, watchdog_interval
+from litefs_watch.serve.options import TOKEN_VARIABLE, Options
+from litefs_watch.settings import Settings
+from litefs_watch.watchers import why
+from litefs_watch.watchers.watcher import Watcher
+
+logger: logging.Logger = logging.getLogger("litefs_watch")
+
+GRACE = 1
+"""Seconds that open connections have when it ends. Who waits and who follows is told at once; this is for the rest."""
+OTHERS = 512
+"""Connections besides those that wait and follow: health checks, and what is just being asked."""
+
+
+def listen(host: str, port: int, token: str | None) -> socket.socket:
+    """Raises `OSError`, and `ConfigError` for another address than that of loopback, unless there is a token."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, address = found[0][0], found[0][4]
+    if token is None and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
+        raise ConfigError(
+            f"--host {host} can be reached from other machines: whoever asks there needs a token, which stands in "
+            f"{TOKEN_VARIABLE}, or in a file (--token-file)"
+        )
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)  # whoever is told of it may come at once
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+async def serve(
+    settings: Settings, options: Options, listener: socket.socket, ready: Callable[[], object], own_name: str | None = None
+) -> bool:
+    """Until a signal ends it (True), or the watcher fails (False). ``ready`` is called when it can be asked."""
+    watcher = Watcher(settings)
+    _make_room(options)
+    with anyio.open_signal_receiver(*_heeded()) as signals:
+        async with anyio.create_task_group() as tasks:
+            server = _Server(watcher, options, own_name, ready)
+            tasks.start_soon(server.end_by_signal, signals)
+            try:
+                async with watcher:
+                    tasks.start_soon(server.tell_systemd)
+                    tasks.start_soon(server.end_with_events)
+                    await server.serve(sockets=[listener])
+            except WatcherClosed:  # it was stopped while it started
+                if not server.signalled:
+                    raise
+            tasks.cancel_scope.cancel()
+    return server.signalled
+
+
+class _Server(uvicorn.Server):
+    """Ends what waits and what follows before it waits for their connections: by stopping the watcher."""
+
+    def __init__(self, watcher: Watcher, options: Options, own_name: str | None, ready: Callable[[], object]) -> None:
+        self._watcher = watcher
+        self._sidecar = Sidecar(watcher, options, own_name)
+        self._ready = ready
+        self.signalled = False
+        config = uvicorn.Config(
+            self._sidecar.app,
+            http="h11",
+            ws="none",
+            lifespan="on",
+            log_level="critical",  # what a client can cause; our own faults are in our own log
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            limit_concurrency=options.max_waiting + options.max_subscribers + OTHERS,
+            timeout_graceful_shutdown=GRACE,
+        )
+        super().__init__(config)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's own would raise them again at the end."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+            notify(READY)
+
+    async def end_by_signal(self, signals: AsyncIterator[signal.Signals]) -> None:
+        async for number in signals:
+            logger.info("%s: ending", number.name)
+            self.force_exit = self.signalled  # the second one
+            self.signalled = True
+            notify(STOPPING)
+            await self._watcher.stop()
+
+    async def end_with_events(self) -> None:
+        """They end with the watcher, whoever ends that."""
+        await self._sidecar.events.ended.wait()
+        if not self.signalled:
+            logger.error("%s", why.idle(self._watcher.run) or "the events have failed")
+        self.should_exit = True
+
+    async def tell_systemd(self) -> None:
+        """That the event loop turns, and the watcher runs."""
+        interval = watchdog_interval()
+        while interval is not None and self._watcher.running:
+            notify(ALIVE)
+            await anyio.sleep(interval)
+
+
+def _heeded() -> list[signal.Signals]:
+    """Those that end it, but for what is ignored: in a shell's background."""
+    return [each for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) is not signal.SIG_IGN]
+
+
+def _make_room(options: Options) -> None:
+    """For so many connections: 1,024 descriptors are what many systems give at first, and let one raise."""
+    wanted = options.max_waiting + options.max_subscribers + OTHERS + 64
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    most = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        logger.warning(
+            "this process may have %d descriptors open; %d connections at once would take %d", most, wanted, wanted
+        )
