@@ -132,13 +132,16 @@ def answer(method: str, path: str, query: str, status: Callable[[], Status], dat
     probe = _read(query, _PARAMETERS.get(name, ()))
     if isinstance(probe, str):
         return Answer(400, {"error": probe})
+    lives = name == "livez"  # whatever becomes of the watcher: a probe is no reason to start it, nor its end one to restart
+    if lives and not probe.verbose:
+        return Answer(200, {"ok": True, "reason": None})
     try:
         now = status()
     except WatcherClosed as error:
-        return Answer(503, {"ok": False, "reason": str(error)})
+        return Answer(200 if lives else 503, {"ok": lives, "reason": str(error)})
     problem = check(now, probe, database)
     record: dict[str, Any] = {"ok": problem is None, "reason": problem}
-    if name not in ("livez", "readyz") or probe.verbose:
+    if name != "readyz" or probe.verbose:
         record |= status_record(now)
     return Answer(200 if problem is None else 503, record)
 

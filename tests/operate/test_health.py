@@ -166,8 +166,12 @@ async def test_asgi(node: SimulatedNode) -> None:
 
 
 async def test_a_watcher_that_does_not_run() -> None:
-    """Knows nothing, and says why: before its start, and after its end. Standalone, too, where it needs no LiteFS."""
+    """Knows nothing, and says why: before its start, and after its end. Standalone, too, where it needs no LiteFS. That this
+    process lives is true all the same: who restarted it for that would end what it still answers."""
     watcher = Watcher(Settings(standalone=True))
+    for path in ("/livez", "/livez?verbose"):
+        alive = await call(status_routes(watcher), "GET", path)
+        assert (alive.status, json.loads(alive.body)["ok"]) == (200, True)
     before = await call(status_routes(watcher), "GET", "/primary")
     async with watcher:
         assert (await call(status_routes(watcher), "GET", "/primary")).status == 200
