@@ -41,6 +41,9 @@ class SimulatedCluster(LedNodes):
     ``fuse`` says which: True gives the nodes FUSE mounts (root, ``/dev/fuse``), in which each database is a symbolic link;
     False ordinary directories, which start sooner; None FUSE where it can be had (`fuse_available`). ``hostnames`` wins over
     ``size``; ``regions`` are the nodes' Fly.io regions, in the same order. Needs Linux.
+
+    Where replication fails through a fault of the cluster's own, it goes no further: every call, and `stop`, raises
+    `RuntimeError` from what was the matter.
     """
 
     def __init__(
@@ -90,10 +93,14 @@ class SimulatedCluster(LedNodes):
         return self
 
     def stop(self) -> None:
-        """Stop all nodes, and remove the directory where it is a temporary one. Close your connections before."""
+        """Stop all nodes, and remove the directory where it is a temporary one. Close your connections before.
+
+        Raises `RuntimeError`, once all is stopped, where the cluster has failed through a fault of its own meanwhile.
+        """
         self._stop()
         if self._remove is not None:
             self._remove()
+        self._check(last=True)
 
     def __enter__(self) -> SimulatedCluster:
         return self.start()
@@ -123,7 +130,7 @@ class SimulatedCluster(LedNodes):
 
     def execute(self, statement: str, parameters: Sequence[Any] = (), *, database: str | None = None) -> Position:
         """Execute one statement on the primary, commit, and return the position that the database then has."""
-        with self._lock:
+        with self._call():
             node = self.primary
         connection = self.connect(node.hostname, database)
         try:
@@ -145,7 +152,7 @@ class SimulatedCluster(LedNodes):
 
     def create_database(self, database: str) -> Position:
         """Create an empty database on the primary, which is then replicated. One that is there stays as it is."""
-        with self._lock:
+        with self._call():
             leader = self._leader()
             if database not in leader.images:
                 leader.create(database).replace(empty_database(), read_only=False)
@@ -155,7 +162,7 @@ class SimulatedCluster(LedNodes):
 
     def drop_database(self, database: str) -> Position:
         """Drop a database on the primary, and later on the replicas. Raises `KeyError` where there is none."""
-        with self._lock:
+        with self._call():
             leader = self._leader()
             if database not in leader.images:
                 raise KeyError(database)

@@ -6,6 +6,7 @@ One thread does it all, each millisecond. Every method takes the cluster's lock;
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import threading
 import time
@@ -19,6 +20,8 @@ from litefs_watch.testing.files import DROPPED_CHECKSUM, empty_database
 from litefs_watch.testing.node import SimulatedNode, random_checksum
 from litefs_watch.testing.replication import FLAP_INTERVAL, Member, Transaction
 from litefs_watch.testing.sqlite_file import page_count, same_content
+
+logger: logging.Logger = logging.getLogger("litefs_watch")
 
 POLL = 0.001
 """Seconds between two looks for commits of connections that are not the cluster's own."""
@@ -41,9 +44,10 @@ class ReplicatedNodes:
         self._primary: Member | None = next(iter(self._members.values()))
         self._watches: dict[str, CommitWatch] = {}
         self._running = False
+        self._failure: Exception | None = None  # what ended one of our threads
         self._threads: list[threading.Thread] = []
         for member in self._members.values():
-            member.node.on_look = partial(self._look, member)
+            member.node.on_look = partial(self._note_failure, partial(self._look, member))
 
     # Starting and stopping.
 
@@ -82,6 +86,30 @@ class ReplicatedNodes:
         self._threads.append(thread)
         thread.start()
 
+    # Failing through a fault of our own, in a thread where nobody hears of it.
+
+    def _note_failure(self, function: Callable[[], None]) -> None:
+        """Without the lock: see `_look`."""
+        try:
+            function()
+        except Exception as error:
+            logger.exception("the simulated cluster has failed, and replicates no more")
+            self._failure = self._failure or error
+
+    def _check(self, *, last: bool = False) -> None:
+        """Raise `RuntimeError` where a thread has failed. The last one forgets it."""
+        if (failure := self._failure) is not None:
+            if last:
+                self._failure = None
+            raise RuntimeError(f"the simulated cluster has failed, and replicates no more: {failure!r}") from failure
+
+    @contextlib.contextmanager
+    def _call(self) -> Iterator[None]:
+        """A call from outside: with the lock held, and not where a thread has failed."""
+        with self._lock:
+            self._check()
+            yield
+
     # The nodes.
 
     @property
@@ -92,6 +120,7 @@ class ReplicatedNodes:
     @property
     def primary(self) -> SimulatedNode:
         """The primary. Raises `NoPrimary` where there is none: it was killed, or a hand-over is under way."""
+        self._check()
         return self._leader().node
 
     @property
@@ -101,6 +130,7 @@ class ReplicatedNodes:
 
     def __getitem__(self, hostname: str) -> SimulatedNode:
         """The node of this name. Raises `KeyError`."""
+        self._check()
         return self._members[hostname].node
 
     def __iter__(self) -> Iterator[SimulatedNode]:
@@ -124,39 +154,45 @@ class ReplicatedNodes:
 
         Does nothing without a primary. Raises `WaitTimeout` when a connection keeps its database locked for 5 seconds.
         """
-        with self._lock:
+        with self._call():
             self._persist(lambda: self._publish(CommitWatch.image), "read the primary's database")
 
     def wait_until_replicated(self, timeout: float = 5.0) -> None:
         """Wait until what is committed now has reached every replica that runs. Raises `WaitTimeout` after ``timeout`` s."""
         self.sync()
-        with self._lock:
+        with self._call():
             now = time.monotonic()
 
             def behind() -> list[str]:
                 followers = [member for member in self._followers() if member.node.running]
                 return [m.node.hostname for m in followers if any(t.committed_at <= now for t in m.queue)]
 
-            if not self._changed.wait_for(lambda: not behind(), timeout):
+            arrived = self._changed.wait_for(lambda: self._failure is not None or not behind(), timeout)
+            self._check()
+            if not arrived:
                 raise WaitTimeout(f"not replicated after {timeout:g} s to {', '.join(behind())}")
 
     # Inside, with the lock held.
 
     def _run(self) -> None:
         with self._lock:
-            while self._running:
-                if self._primary is not None and not self._primary.node.running:
-                    with contextlib.suppress(WaitTimeout):
-                        self._seal(self._primary, patience=0)
-                    self._lose_leader()
-                self._publish(CommitWatch.image_if_touched)
-                now = time.monotonic()
-                applied = [member.apply_due(now, self.lag) for member in self._followers()]
-                if any(applied):
-                    self._changed.notify_all()
-                self._feel(now)
-                due = min((member.next_due(self.lag) for member in self._followers()), default=now)
-                self._changed.wait(min(POLL, max(due - time.monotonic(), POLL / 10)))
+            self._note_failure(self._replicate)
+            self._changed.notify_all()
+
+    def _replicate(self) -> None:
+        while self._running and self._failure is None:
+            if self._primary is not None and not self._primary.node.running:
+                with contextlib.suppress(WaitTimeout):
+                    self._seal(self._primary, patience=0)
+                self._lose_leader()
+            self._publish(CommitWatch.image_if_touched)
+            now = time.monotonic()
+            applied = [member.apply_due(now, self.lag) for member in self._followers()]
+            if any(applied):
+                self._changed.notify_all()
+            self._feel(now)
+            due = min((member.next_due(self.lag) for member in self._followers()), default=now)
+            self._changed.wait(min(POLL, max(due - time.monotonic(), POLL / 10)))
 
     def _feel(self, now: float) -> None:
         """Let the replicas feel what has become of the primary, or of the way to it."""
@@ -183,7 +219,8 @@ class ReplicatedNodes:
         # Not `_changed.wait`: it takes the lock again however long that takes, and who kills the node waits with the lock.
         while member is self._primary and (left := deadline - time.monotonic()) > 0 and self._lock.acquire(timeout=left):
             try:
-                if not self._running or member is not self._primary or self._publish(CommitWatch.image):
+                over = not self._running or self._failure is not None or member is not self._primary
+                if over or self._publish(CommitWatch.image):
                     return
             finally:
                 self._lock.release()

@@ -22,7 +22,7 @@ class FaultyNodes(ReplicatedNodes):
 
     def set_lag(self, hostname: str, lag: float | None) -> None:
         """Give one replica a lag of its own, in seconds; None: the cluster's."""
-        with self._lock:
+        with self._call():
             self._members[hostname].lag = lag
             self._changed.notify_all()
 
@@ -35,14 +35,14 @@ class FaultyNodes(ReplicatedNodes):
         self._pause(hostname, paused=False)
 
     def _pause(self, hostname: str | None, *, paused: bool) -> None:
-        with self._lock:
+        with self._call():
             for member in self._members.values() if hostname is None else [self._members[hostname]]:
                 member.paused = paused
             self._changed.notify_all()
 
     def cut_off(self, hostname: str) -> None:
         """A replica can't reach the primary, which it names for 1 ms once a second, until `reconnect`."""
-        with self._lock:
+        with self._call():
             member = self._follower(hostname)
             member.cut_off = True
             member.flap_at = 0.0
@@ -54,7 +54,7 @@ class FaultyNodes(ReplicatedNodes):
         What was committed meanwhile arrives, and where it has another history, the snapshot that resets it, after the lag;
         until then it has what it had. Does nothing for the primary, and for a replica that is connected.
         """
-        with self._lock:
+        with self._call():
             member = self._members[hostname]
             if member is not self._primary and (member.cut_off or member.alone):
                 self._connect(member)
@@ -69,7 +69,7 @@ class FaultyNodes(ReplicatedNodes):
 
     def flap(self, hostname: str, times: int = 1) -> None:
         """A replica loses its primary, names it for 1 ms and loses it again, ``times`` times, and then has it again."""
-        with self._lock:
+        with self._call():
             member = self._follower(hostname)
             if not member.connected or self._primary is None:
                 raise RuntimeError(f"{hostname!r} has no primary to lose")
@@ -83,7 +83,7 @@ class FaultyNodes(ReplicatedNodes):
 
         (On LiteFS readers of what the kernel does not know wait, too.) Raises `WaitTimeout` while a write goes on for 5 s.
         """
-        with self._lock:
+        with self._call():
             member = self._members[hostname]
             if member is self._primary and not member.node.frozen:
                 self._persist(member.hold_writers, f"freeze {hostname!r}")
@@ -92,14 +92,14 @@ class FaultyNodes(ReplicatedNodes):
 
     def thaw(self, hostname: str) -> None:
         """Go on after `freeze`."""
-        with self._lock:
+        with self._call():
             member = self._members[hostname]
             member.node.thaw()
             member.release_writers()
 
     def block(self, hostname: str, database: str | None = None) -> None:
         """Open a read transaction on a node's database, until `unblock`: it stops all replication to that node."""
-        with self._lock:
+        with self._call():
             path = self._members[hostname].node.database_file(database)
             blocker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._blockers.setdefault(hostname, []).append(blocker)
@@ -108,7 +108,7 @@ class FaultyNodes(ReplicatedNodes):
 
     def unblock(self, hostname: str) -> None:
         """End the transactions of `block`."""
-        with self._lock:
+        with self._call():
             for blocker in self._blockers.pop(hostname, []):
                 blocker.close()
             self._changed.notify_all()

@@ -34,7 +34,7 @@ class LedNodes(FaultyNodes):
 
         Raises `RuntimeError` when ``to`` can't take over, `WaitTimeout` when an open transaction prevents it for 5 seconds.
         """
-        with self._leadership, self._lock:
+        with self._leadership, self._call():
             old, new = self._leader(), self._members[to]
             if new is old:
                 return
@@ -65,7 +65,7 @@ class LedNodes(FaultyNodes):
         that the database is read-only (on LiteFS it is an I/O error). While a transaction is open on it, this waits for its
         end, and kills all the same after 5 seconds.
         """
-        with self._leadership, self._lock:
+        with self._leadership, self._call():
             member = self._members[hostname]
             leader = member is self._primary and member.node.running
             if leader:
@@ -85,7 +85,7 @@ class LedNodes(FaultyNodes):
 
         Raises `RuntimeError` while there is a primary, `WaitTimeout` when an open transaction prevents it for 5 seconds.
         """
-        with self._leadership, self._lock:
+        with self._leadership, self._call():
             if self._primary is not None:
                 raise RuntimeError(f"{self._primary.node.hostname!r} is the primary: hand over, fail over, or kill it first")
             self._elect(self._members[to])
@@ -100,7 +100,7 @@ class LedNodes(FaultyNodes):
         Raises `ValueError` where ``to`` is the primary, `RuntimeError` where it is frozen, `WaitTimeout` when an open
         transaction prevents it for 5 seconds; then nothing has changed.
         """
-        with self._leadership, self._lock:
+        with self._leadership, self._call():
             old, new = self._primary, self._members[to]
             if new is old:
                 raise ValueError(f"{to!r} is the primary already")
@@ -121,7 +121,7 @@ class LedNodes(FaultyNodes):
         if connect and self._primary is None:
             self.elect(hostname)
             return
-        with self._leadership, self._lock:
+        with self._leadership, self._call():
             member = self._members[hostname]
             if member is self._primary:
                 return
@@ -143,7 +143,7 @@ class LedNodes(FaultyNodes):
         is none, `RuntimeError` for a node that is down or frozen, `WaitTimeout` when an open transaction prevents it for 5
         seconds.
         """
-        with self._leadership, self._lock:
+        with self._leadership, self._call():
             member = self._follower(hostname)
             self._leader()
             if not member.node.running or member.node.frozen:

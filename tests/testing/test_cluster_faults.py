@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -12,6 +14,7 @@ import pytest
 
 from litefs_watch import NoPrimary, WaitTimeout
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
+from litefs_watch.testing.commits import CommitWatch
 from tests.testing.clusters import insert, rows, shown
 
 OpenStream = Callable[[SimulatedNode], Any]
@@ -260,3 +263,56 @@ def test_what_was_committed_while_a_node_was_cut_off_comes_one_by_one(
     cluster["node-b"].start()
     cluster.wait_until_replicated()
     assert rows(cluster, "node-b") == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("part", ["_publish", "_feel"])
+def test_a_fault_of_the_cluster_s_own_is_told(
+    part: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for replication then is told, and the next call, and the stop, once; a new start is a whole one."""
+    cluster = SimulatedCluster(2, lag=60, fuse=False).start()
+    cluster.execute("CREATE TABLE t (x)")
+    wait_for, waiting = cluster._changed.wait_for, threading.Event()
+    woken: list[object] = []
+
+    def wait(condition: Callable[[], object], timeout: float) -> object:
+        waiting.set()  # with the lock held, which the cluster's thread gets when this waits
+        woken.append(wait_for(condition, timeout))
+        return woken[0]
+
+    def fail(*_: object) -> bool:
+        if waiting.is_set():
+            raise ZeroDivisionError("a fault")
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster._changed, "wait_for", wait)
+        patch.setattr(cluster, part, fail)
+        with pytest.raises(RuntimeError, match="has failed, and replicates no more: ZeroDivisionError") as told:
+            cluster.wait_until_replicated()
+    assert isinstance(told.value.__cause__, ZeroDivisionError)
+    assert woken == [True]
+    for call in (cluster.connect, cluster.sync, cluster.kill_primary, lambda: cluster["node-b"], cluster.stop):
+        with pytest.raises(RuntimeError, match="has failed"):
+            call()
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]
+    assert not any(node.running for node in cluster)
+    cluster.stop()
+    cluster.lag = 0
+    with cluster:
+        cluster.execute("CREATE TABLE t (x)")
+        cluster.wait_until_replicated()
+
+
+def test_a_fault_while_somebody_asks_a_node_is_told(cluster: SimulatedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node answers all the same: who asked can't be told."""
+    with monkeypatch.context() as patch:
+        patch.setattr(CommitWatch, "image_if_touched", lambda _: None)  # the cluster's own thread has no part in it
+        patch.setattr(CommitWatch, "image", lambda _: 1 / 0)
+        with closing(http.client.HTTPConnection(cluster.primary.api_url.removeprefix("http://"), timeout=10)) as connection:
+            connection.request("GET", "/info")
+            assert connection.getresponse().status == 200
+    with pytest.raises(RuntimeError, match="has failed, and replicates no more: ZeroDivisionError"):
+        cluster.sync()
+    with pytest.raises(RuntimeError, match="has failed"):
+        cluster.stop()
