@@ -73,6 +73,8 @@ class Statistics:
     """Requests to this primary whose client had written what a fail-over has lost."""
     restarts: int = 0
     """How often a source failed through a fault of litefs_watch and was started anew."""
+    oldest_wait: float | None = None
+    """Seconds that the one of ``waiters`` has waited that has waited longest; None where there is none."""
 
 
 def reasons(sources: Mapping[str, SourceStatus]) -> list[str]:

@@ -35,7 +35,9 @@ class StatusRoutes:
             return
         method, query = scope["method"], scope["query_string"].decode("latin-1")
         watcher = self._watcher
-        status, record = answer(method, scope["path"], query, lambda: status_of(watcher), watcher.settings.database)
+        status, record = answer(
+            method, scope["path"], query, lambda: status_of(watcher), watcher.statistics, watcher.settings.database
+        )
         body = json.dumps(record).encode() + b"\n"
         length = (b"content-length", str(len(body)).encode())
         allow = [(b"allow", ", ".join(METHODS).encode())] if status == 405 else []

@@ -182,11 +182,12 @@ class Board:
             return self._tx_waiters.databases
 
     @property
-    def counts(self) -> tuple[int, int]:
-        """How many wait, and how many subscriptions there are."""
-        with self._locked():
-            waiting = len(self._tx_waiters) + len(self._role_waiters) + (len(self.peers) if self.peers is not None else 0)
-            return waiting, len(self._subscriptions)
+    def counts(self) -> tuple[int, float | None, int]:
+        """How many wait, since when the first of them does (`Waiter.since`), and how many subscriptions there are."""
+        with self._locked():  # the waiters are looked through without it
+            waiting: list[Waiter[Any]] = [*self._tx_waiters, *self._role_waiters, *(self.peers or ())]
+            subscriptions = len(self._subscriptions)
+        return len(waiting), min((waiter.since for waiter in waiting), default=None), subscriptions
 
     # Leaving.
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from litefs_watch.changes import NOBODY, Role, Standing
@@ -174,6 +175,10 @@ class Peers:
 
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
+
+    def __iter__(self) -> Iterator[ReplicaWaiter]:
+        """Who waits."""
+        return chain.from_iterable(self._queues.values())
 
     # Peers.
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from litefs_watch.changes import Role, Standing
@@ -30,13 +31,15 @@ _NOT_HERE = (Where.AHEAD, Where.ELSEWHERE)
 class Waiter(Generic[T]):
     """One who waits. After the wake either ``result`` is set, or ``closed``."""
 
-    __slots__ = ("closed", "result", "wake")
+    __slots__ = ("closed", "result", "since", "wake")
 
     def __init__(self, wake: Callable[[T | None], object]) -> None:
         self.wake: Callable[[T | None], object] = wake
         self.result: T | None = None
         """What ended the wait."""
         self.closed: bool = False
+        self.since: float = float("inf")
+        """When the wait began, on the readings' clock: a look that began later tells of what is waited for."""
 
     def look(self, state: NodeState) -> T | None:
         """What this waits for, if it is there."""
@@ -55,7 +58,7 @@ class Waiter(Generic[T]):
 class TxWaiter(Waiter[Position]):
     """One who waits for ``database`` to reach ``wanted``: a TXID, or a whole position, which names its history, too."""
 
-    __slots__ = ("database", "lost", "position", "serial", "since", "txid")
+    __slots__ = ("database", "lost", "position", "serial", "txid")
 
     def __init__(self, database: str, wanted: int | Position, wake: Callable[[Position | None], object]) -> None:
         super().__init__(wake)
@@ -63,8 +66,6 @@ class TxWaiter(Waiter[Position]):
         self.position: Position | None = wanted if isinstance(wanted, Position) else None
         self.txid: int = wanted.txid if isinstance(wanted, Position) else wanted
         self.serial: int = 0
-        self.since: float = float("inf")
-        """When the wait began, on the readings' clock: a look that began later can say what is lost."""
         self.lost: bool = False
         """Set where the primary says that ``position`` is in no history any more."""
 
@@ -122,13 +123,11 @@ class PrimaryCheck(RoleWaiter):
     It looks at ``database``, too: what it has then is the answer to what it was asked for.
     """
 
-    __slots__ = ("database", "since")
+    __slots__ = ("database",)
 
     def __init__(self, database: str, wake: Callable[[Standing | None], object]) -> None:
         super().__init__(frozenset((Role.REPLICA, Role.UNKNOWN)), "nothing told whether this node is the primary", wake)
         self.database: str = database
-        self.since: float = float("inf")
-        """When the question was asked, on the readings' clock."""
 
     def look(self, state: NodeState) -> Standing | None:
         return state.standing if state.is_sure(self.since) else super().look(state)
@@ -149,6 +148,9 @@ class TxWaiters:
 
     def __len__(self) -> int:
         return self._count
+
+    def __iter__(self) -> Iterator[TxWaiter]:
+        return chain.from_iterable(self._queues.values())
 
     @property
     def databases(self) -> frozenset[str]:
@@ -235,6 +237,9 @@ class RoleWaiters:
 
     def __len__(self) -> int:
         return len(self._waiters)
+
+    def __iter__(self) -> Iterator[RoleWaiter]:
+        return iter(self._waiters)
 
     def add(self, waiter: RoleWaiter) -> None:
         self._waiters[waiter] = None

@@ -19,8 +19,8 @@ from litefs_watch.operate.health import CHECKS, METHODS, answer, status_of
 def status(request: HttpRequest) -> JsonResponse:
     """One of the paths."""
     watcher = get_watcher()
-    query = request.META.get("QUERY_STRING", "")
-    code, record = answer(request.method or "", request.path, query, lambda: status_of(watcher), watcher.settings.database)
+    method, query, database = request.method or "", request.META.get("QUERY_STRING", ""), watcher.settings.database
+    code, record = answer(method, request.path, query, lambda: status_of(watcher), watcher.statistics, database)
     response = JsonResponse(record, status=code, headers={"cache-control": "no-store"})
     if code == 405:
         response.headers["allow"] = ", ".join(METHODS)

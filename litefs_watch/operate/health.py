@@ -22,9 +22,9 @@ from urllib.parse import parse_qs
 
 from litefs_watch.changes import Role
 from litefs_watch.errors import WatcherClosed
-from litefs_watch.operate.words import status_record
+from litefs_watch.operate.words import status_record, waits_record
 from litefs_watch.printable import did_you_mean, safe
-from litefs_watch.status import Status, missing_database, reasons
+from litefs_watch.status import Statistics, Status, missing_database, reasons
 from litefs_watch.watchers import why
 
 if TYPE_CHECKING:
@@ -119,8 +119,16 @@ CHECKS: dict[str, Callable[[Status, Probe, str | None], str | None]] = {
 _PARAMETERS = {"readyz": ("lag", "verbose"), "livez": ("verbose",), "replica": ("lag",), "read-only": ("lag",)}
 
 
-def answer(method: str, path: str, query: str, status: Callable[[], Status], database: str | None) -> Answer:
-    """To a request. ``status`` is called where it is needed; ``database`` is the one that must be there."""
+def answer(
+    method: str,
+    path: str,
+    query: str,
+    status: Callable[[], Status],
+    statistics: Callable[[], Statistics],
+    database: str | None,
+) -> Answer:
+    """To a request. ``status`` and ``statistics`` are called where they are needed, and may raise `WatcherClosed`;
+    ``database`` is the one that must be there."""
     if method not in METHODS:
         return Answer(405, {"error": f"{safe(method[:20])} is not answered here: {', '.join(METHODS)}"})
     name = path.rstrip("/").rpartition("/")[2]
@@ -137,10 +145,11 @@ def answer(method: str, path: str, query: str, status: Callable[[], Status], dat
         return Answer(200, {"ok": True, "reason": None})
     try:
         now = status()
+        waits = waits_record(statistics()) if probe.verbose else {}
     except WatcherClosed as error:
         return Answer(200 if lives else 503, {"ok": lives, "reason": str(error)})
     problem = check(now, probe, database)
-    record: dict[str, Any] = {"ok": problem is None, "reason": problem}
+    record: dict[str, Any] = {"ok": problem is None, "reason": problem, **waits}
     if name != "readyz" or probe.verbose:
         record |= status_record(now)
     return Answer(200 if problem is None else 503, record)

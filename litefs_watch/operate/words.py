@@ -5,6 +5,7 @@ Names from outside can't reach a terminal's control codes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from litefs_watch.changes import PrimaryChange, Role, TxChange
 from litefs_watch.cluster import Cluster, Peer
 from litefs_watch.position import Position
 from litefs_watch.printable import safe
-from litefs_watch.status import RESTING, SourceStatus, Status
+from litefs_watch.status import RESTING, SourceStatus, Statistics, Status
 
 
 def role_text(role: str, primary: str | None) -> str:
@@ -134,6 +135,11 @@ def status_record(status: Status) -> dict[str, Any]:
         "sources": {name: source_record(source) for name, source in status.sources.items()},
         "faults": dict(status.faults),
     }
+
+
+def waits_record(statistics: Statistics) -> dict[str, Any]:
+    """Who waits in this process, of which a server may have several. ``oldestWait`` is in seconds."""
+    return {"process": os.getpid(), "waiters": statistics.waiters, "oldestWait": statistics.oldest_wait}
 
 
 def cluster_record(cluster: Cluster) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def encode_request(connection: h11.Connection, method: str, url: str) -> bytes:
     parts = urlsplit(url)
     head = h11.Request(
         method=method,
-        target=parts.path or "/",
+        target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
         headers=[
             ("host", parts.netloc.rpartition("@")[2]),
             ("user-agent", "litefs-watch"),

@@ -212,13 +212,10 @@ class Run:
         if isinstance(waiter, TxWaiter) and self.supervisor is None and not self.board.closed:
             waiter.result = waiter.position or Position(waiter.txid)  # standalone: every transaction is here
             return False
-        if isinstance(waiter, PrimaryCheck):
-            if self.supervisor is None and not self.board.closed:
-                waiter.result = self.board.state.standing
-                return False
-            waiter.since = time.monotonic()
-        elif isinstance(waiter, TxWaiter) and waiter.position is not None:
-            waiter.since = time.monotonic()
+        if isinstance(waiter, PrimaryCheck) and self.supervisor is None and not self.board.closed:
+            waiter.result = self.board.state.standing
+            return False
+        waiter.since = time.monotonic()
         if not self.board.register(waiter, wait=timeout is None or timeout > 0):
             return False
         if isinstance(waiter, TxWaiter | PrimaryCheck) and self.supervisor is not None and self.token is not None:
@@ -321,7 +318,7 @@ class Run:
 
     def statistics(self) -> Statistics:
         events, reconnects, rereads, restarts = self.supervisor.counts if self.supervisor else (0, 0, 0, 0)
-        waiters, subscriptions = self.board.counts
+        waiters, since, subscriptions = self.board.counts
         return Statistics(
             waiters=waiters,
             subscriptions=subscriptions,
@@ -332,4 +329,5 @@ class Run:
             timeouts=self.board.timeouts,
             lost=self.board.lost,
             restarts=restarts,
+            oldest_wait=None if since is None else time.monotonic() - since,
         )

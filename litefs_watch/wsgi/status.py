@@ -24,8 +24,8 @@ def status_routes(watcher: BlockingWatcher) -> Callable[[dict[str, Any], Any], l
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         method, query = environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")
-        path = environ.get("PATH_INFO", "")
-        status, record = answer(method, path, query, lambda: status_of(watcher), watcher.settings.database)
+        path, database = environ.get("PATH_INFO", ""), watcher.settings.database
+        status, record = answer(method, path, query, lambda: status_of(watcher), watcher.statistics, database)
         body = json.dumps(record).encode() + b"\n"
         headers = [("content-type", "application/json"), ("cache-control", "no-store"), ("content-length", str(len(body)))]
         if status == 405:

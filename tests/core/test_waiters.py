@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from litefs_watch import Position, Role
 from litefs_watch.changes import Standing
+from litefs_watch.core.board import Board
 from litefs_watch.core.readings import PositionsRead, RoleEvent
 from litefs_watch.core.state import NodeState
 from litefs_watch.core.waiters import RoleWaiter, RoleWaiters, TxWaiter, TxWaiters
@@ -48,6 +49,20 @@ def test_a_publication_wakes_exactly_those_it_satisfies(steps: list[tuple[str, i
             model = [waiter for waiter in model if waiter not in due]
         assert len(waiters) == len(model)
         assert waiters.databases == {waiter.database for waiter in model}
+
+
+def test_who_has_waited_longest() -> None:
+    """Is told of all together, and of those who wait yet."""
+    board = Board(NodeState("here", 0.0))
+    role = RoleWaiter(frozenset({Role.PRIMARY}), "", bool)
+    first, second = TxWaiter(DB, 9, bool), TxWaiter("other.db", 1, bool)
+    for waiter, since in ((second, 3.0), (role, 1.0), (first, 2.0)):
+        waiter.since = since
+        assert board.register(waiter, wait=True)
+    for left, waiter in ((3, role), (2, first), (1, second)):
+        assert board.counts == (left, 4.0 - left, 0)
+        board.leave(waiter)
+    assert board.counts == (0, None, 0)
 
 
 def test_leaving_twice_or_after_the_wake_is_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -13,9 +14,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import anyio
 import httpx2
 import pytest
 from fastapi import FastAPI
@@ -30,7 +33,7 @@ from starlette.routing import Mount
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
-from litefs_watch import BlockingWatcher, ConfigError, Position, Role, Settings, Status, Watcher
+from litefs_watch import BlockingWatcher, ConfigError, Position, Role, Settings, Statistics, Status, Watcher
 from litefs_watch.asgi import LiteFSMiddleware, status_routes
 from litefs_watch.consistency import OptionKeywords
 from litefs_watch.operate.health import CHECKS, answer
@@ -48,11 +51,12 @@ REPLICA = replace(PRIMARY, role=Role.REPLICA, primary="there", lag=3.0)
 UNKNOWN = replace(PRIMARY, role=Role.UNKNOWN, lag=None, sources={"stream": AWAY})
 MISPLACED = replace(PRIMARY, faults={"mount": "/litefs is no mount"})
 UNSAID = "LiteFS does not say how large the lag is, so it is not known to be under 10 s"
+COUNTS = Statistics(3, 0, 0, 0, 0, 0, oldest_wait=0.25)
 NEW = replace(REPLICA, replicated=False, lag=None)
 
 
 def ask(path: str, status: Status, query: str = "", database: str | None = "app.db") -> tuple[int, Any]:
-    found = answer("GET", f"/litefs/{path}", query, lambda: status, database)
+    found = answer("GET", f"/litefs/{path}", query, lambda: status, lambda: COUNTS, database)
     return found.status, found.record.get("reason", found.record.get("error"))
 
 
@@ -113,9 +117,33 @@ def test_whatever_is_asked_there_is_an_answer(method: str, path: str, query: str
     """JSON, and one of six statuses."""
     for name in (path, *CHECKS):
         for how in (method, "GET"):
-            found = answer(how, f"/{name}", query, lambda: REPLICA, None)
+            found = answer(how, f"/{name}", query, lambda: REPLICA, lambda: COUNTS, None)
             assert found.status in (200, 400, 404, 405, 503)
             json.dumps(found.record).encode()
+
+
+async def test_the_oldest_wait() -> None:
+    """Of all that wait, for whatever: a transaction, a role."""
+    with SimulatedNode() as node:
+        async with Watcher(node.settings()) as watcher, anyio.create_task_group() as tasks:
+            assert watcher.statistics().oldest_wait is None
+            for wait in (partial(watcher.wait_for_tx, 99), partial(watcher.wait_for_role, Role.REPLICA)):
+                began, before = time.monotonic(), watcher.statistics().oldest_wait or 0.0
+                tasks.start_soon(wait)
+                await anyio.wait_all_tasks_blocked()
+                oldest = watcher.statistics().oldest_wait
+                assert oldest is not None
+                assert before <= oldest <= before + time.monotonic() - began
+            tasks.cancel_scope.cancel()
+
+
+def test_who_waits() -> None:
+    """Is told with ``?verbose``, and of which process."""
+    for path in ("livez", "readyz"):
+        told, short = (answer("GET", path, query, lambda: PRIMARY, lambda: COUNTS, None) for query in ("verbose", ""))
+        record = told.record
+        assert (record["waiters"], record["oldestWait"], record["process"]) == (3, 0.25, os.getpid())
+        assert set(short.record) == {"ok", "reason"}
 
 
 # Through the frameworks.
@@ -175,7 +203,11 @@ async def test_a_watcher_that_does_not_run() -> None:
     before = await call(status_routes(watcher), "GET", "/primary")
     async with watcher:
         assert (await call(status_routes(watcher), "GET", "/primary")).status == 200
+        alive = await call(status_routes(watcher), "GET", "/livez?verbose")
+        assert json.loads(alive.body)["waiters"] == 0
     after = await call(status_routes(watcher), "GET", "/primary")
+    alive = await call(status_routes(watcher), "GET", "/livez")
+    assert (alive.status, json.loads(alive.body)) == (200, {"ok": True, "reason": None})
     assert (before.status, after.status) == (503, 503)
     assert b"the watcher is not running: start it" in before.body
     assert b"the watcher was stopped" in after.body
