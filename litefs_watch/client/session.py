@@ -218,8 +218,9 @@ class Way:
         return never and self._tries < MOST_TRIES and self.left > 0
 
     def is_replay(self, response: httpx2.Response) -> bool:
-        """Whether another node should have it, which has not been done. Raises nothing; `refuse` does."""
-        return response.status_code == 409 and "instance=" in response.headers.get("fly-replay", "")
+        """Whether another node should have it, which has not been done: Fly.io throws such an answer away, whatever it is.
+        LiteFS's proxy says so with a 200 (http/proxy_server.go: serveNonRead). Raises nothing; `refuse` does."""
+        return "fly-replay" in response.headers
 
     def refuse(self, standing: Standing) -> None:
         """Raise `NotPrimary` where a replayed request can't be sent again: its body is gone, or its time."""

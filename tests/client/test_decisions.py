@@ -64,6 +64,7 @@ def answer(token: object = None, status: int = 200, **headers: str) -> httpx2.Re
 
 
 REPLAY = answer(status=409, fly_replay="instance=node-c")
+LITEFS_PROXY = answer(fly_replay="instance=node-c")
 REFUSED = httpx2.ConnectError("connection refused")
 
 
@@ -207,7 +208,7 @@ async def test_a_lost_write_is_said(node: SimulatedNode) -> None:
 # A fail-over
 
 
-@pytest.mark.parametrize("first", [REFUSED, REPLAY], ids=["refused", "a replay"])
+@pytest.mark.parametrize("first", [REFUSED, REPLAY, LITEFS_PROXY], ids=["refused", "a replay", "a replay of LiteFS's proxy"])
 async def test_a_fail_over_is_followed(node: SimulatedNode, first: Any) -> None:
     """The body is sent whole, again: that node has not done it."""
 
