@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import anyio
 from anyio.lowlevel import current_token as current_loop
@@ -29,7 +31,10 @@ Roles = frozenset[Role]
 
 READ_TIMEOUT = 1.0
 """Seconds for the read of ``-pos``: a frozen LiteFS blocks it for as long as it is frozen."""
+MOST_HANGING = 8
+"""Reads that may hang at once, each in its thread: where so many do, one more tells nothing."""
 
+_LATE = "it was not read within %g s"
 _PINNED = "this node did not become the primary, which alone has what the token stands for"
 
 
@@ -41,10 +46,10 @@ def current_token(
 ) -> str:
     """What this request, or this job, has written or seen, as a token; without any around it, where this node is.
 
-    In a thread. Call it after the commit, which is then in it: the position is read anew. The text is that of the
-    middleware's header ``litefs-txid``, signed where the middleware or ``secret`` says so. Without ``watcher`` it is the
-    middleware's, the job's, or the one that runs in this process. Where the position can't be read, as while LiteFS is
-    frozen, the token is ``pin``: what the primary alone meets.
+    In a thread. Call it after the commit, which is then in it: the position is read anew, for 1 s at most. The text is
+    that of the middleware's header ``litefs-txid``, signed where the middleware or ``secret`` says so. Without ``watcher``
+    it is the middleware's, the job's, or the one that runs in this process. Where the position can't be read, as while
+    LiteFS is frozen, the token is ``pin``: what the primary alone meets.
 
     Raises `ConfigError` where nothing tells which watcher, or which database, `WatcherClosed`, and `RuntimeError` in an
     event loop, where `acurrent_token` is to be awaited.
@@ -52,7 +57,7 @@ def current_token(
     _refuse_loop("current_token()", "acurrent_token()")
     where = around(watcher, database, secret)
     run = run_of(where.watcher)
-    return encode(token_of(where, run), where.database, where.secrets)
+    return encode(within(READ_TIMEOUT, where.database, partial(token_of, where, run)), where.database, where.secrets)
 
 
 async def acurrent_token(
@@ -61,7 +66,7 @@ async def acurrent_token(
     watcher: AnyWatcher | None = None,
     secret: Secret | Sequence[Secret] | None = None,
 ) -> str:
-    """As `current_token`, in any event loop: the file is read in another thread, for 1 s at most."""
+    """As `current_token`, in any event loop."""
     where = around(watcher, database, secret)
     run = await run_of_async(where.watcher)
     return encode(await token_of_async(where, run), where.database, where.secrets)
@@ -116,13 +121,41 @@ def token_of(where: Around, run: Run) -> Token:
     return newest(where.seen(run), position, run.standing.role)
 
 
+_hanging: set[threading.Thread] = set()  # in a forked child, none of them is alive
+
+
+def within(seconds: float, database: str, read: Callable[[], Token]) -> Token:
+    """What ``read()`` gives or raises, in a thread of its own; a pin where it takes longer, as while LiteFS is frozen."""
+    told: list[Token] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            told.append(read())
+        except BaseException as error:  # noqa: BLE001 - handed to who asked
+            errors.append(error)
+
+    _hanging.difference_update([thread for thread in list(_hanging) if not thread.is_alive()])
+    if len(_hanging) >= MOST_HANGING:
+        return pin(database, f"{MOST_HANGING} reads of it hang")
+    thread = threading.Thread(target=run, name="litefs_watch job", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if told:
+        return told[0]
+    _hanging.add(thread)
+    return pin(database, _LATE % seconds)
+
+
 async def token_of_async(where: Around, run: Run) -> Token:
     """Reads the position off the event loop."""
     try:
         with anyio.fail_after(READ_TIMEOUT):
             position = await bridge.read_position(run, where.database)
     except OSError as error:  # TimeoutError is one
-        return pin(where.database, error or f"it was not read within {READ_TIMEOUT:g} s")
+        return pin(where.database, str(error) or _LATE % READ_TIMEOUT)
     return newest(where.seen(run), position, run.standing.role)
 
 

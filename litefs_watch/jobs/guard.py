@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import fields, replace
 from typing import Any, TypedDict, Unpack
 
-from litefs_watch.consistency import PIN, Token
+from litefs_watch.consistency import Token
 from litefs_watch.consistency.options import Secret
 from litefs_watch.errors import ConfigError, TokenError, WatcherClosed
 from litefs_watch.halt import halt, halted
 from litefs_watch.jobs.around import AnyWatcher, Around, Known, around, current_job, run_of, run_of_async
 from litefs_watch.jobs.arrival import Arrival, Arriving, OnReplica, OnTimeout, Rules
-from litefs_watch.jobs.calls import in_event_loop, pin, token_of, token_of_async, wait_for, wait_for_async
+from litefs_watch.jobs.calls import (
+    READ_TIMEOUT,
+    in_event_loop,
+    pin,
+    token_of,
+    token_of_async,
+    wait_for,
+    wait_for_async,
+    within,
+)
 from litefs_watch.jobs.tokens import decode, encode, pack, secrets_of, unpack
 from litefs_watch.printable import did_you_mean
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.bridge import AwaitableWatcher
 from litefs_watch.watchers.run import Run
 from litefs_watch.watchers.runs import running
-from litefs_watch.watchers.threads import Wake
 
 logger: logging.Logger = logging.getLogger("litefs_watch")
 
@@ -35,7 +42,7 @@ UNTOLD = "untold"
 """Carried where the position can't be told through a fault: no token, so that a worker fails it."""
 
 LOOP_LIMIT = 0.25
-"""Seconds for reading the position where a message is sent by a blocking call in an event loop's own thread."""
+"""Seconds for the same where a message is sent by a blocking call in an event loop's own thread."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """Seconds before a job that was sent back is due again: twice as long each time. Not for long: a queue may hold it in the
 worker that is the next to take it, and that may be the wrong one, too."""
@@ -235,23 +242,10 @@ _WORDS = {
 
 
 def _told(where: Around) -> Token:
-    if not in_event_loop():
-        return _read(where)
-    woken, told = Wake(), [PIN]
-
-    def read() -> None:
-        try:
-            told[0] = _read(where)
-        finally:
-            woken.set(None)
-
-    threading.Thread(target=read, name="litefs_watch job", daemon=True).start()
-    woken.wait(LOOP_LIMIT)
-    return told[0]
-
-
-def _read(where: Around) -> Token:
     try:
-        return token_of(where, run_of(where.watcher))
+        if in_event_loop():
+            return within(LOOP_LIMIT, where.database, lambda: token_of(where, run_of(where.watcher)))
+        run = run_of(where.watcher)
+        return within(READ_TIMEOUT, where.database, lambda: token_of(where, run))
     except WatcherClosed as error:
         return pin(where.database, error)

@@ -21,6 +21,7 @@ from litefs_watch.asgi import LiteFSMiddleware
 from litefs_watch.errors import TokenError
 from litefs_watch.jobs import acurrent_token, await_token, calls, current_token, wait_for_token
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
+from litefs_watch.watchers import threads
 from litefs_watch.watchers.bridge import AwaitableWatcher
 from litefs_watch.wsgi import LiteFSMiddleware as WSGIMiddleware
 
@@ -202,6 +203,24 @@ async def test_a_read_that_hangs_is_pinned(cluster: SimulatedCluster, monkeypatc
     async with Watcher(cluster.primary.settings()) as watcher:
         monkeypatch.setattr("litefs_watch.watchers.bridge.read_position", lambda *_: anyio.sleep_forever())
         assert await acurrent_token(watcher=watcher) == "pin"
+
+
+def test_reads_that_hang_are_few(cluster: SimulatedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a thread, too, a frozen LiteFS holds nobody for long; of those who ask again and again only some leave a thread
+    behind, until it is thawed."""
+    monkeypatch.setattr(calls, "READ_TIMEOUT", 0.001)
+    monkeypatch.setattr(calls, "MOST_HANGING", 2)
+    thawed, real = threading.Event(), threads.read_position
+    monkeypatch.setattr(threads, "read_position", lambda *_: thawed.wait(20) and real(*_))
+    with BlockingWatcher(cluster.primary.settings()) as watcher:
+        assert [current_token(watcher=watcher) for _ in range(5)] == ["pin"] * 5
+        hanging = [thread for thread in threading.enumerate() if thread.name == "litefs_watch job"]
+        assert len(hanging) == 2
+        thawed.set()
+        for thread in hanging:
+            thread.join(20)
+        monkeypatch.setattr(calls, "READ_TIMEOUT", 20.0)
+        assert current_token(watcher=watcher) == at(cluster.primary)
 
 
 def test_without_litefs_there_is_nothing_to_wait_for() -> None:

@@ -148,7 +148,7 @@ async def test_a_blocking_call_in_an_event_loop_reads_in_another_thread(
         assert Guard(watcher).carry() == of(cluster)
         monkeypatch.setattr(guard, "LOOP_LIMIT", 0.01)
         frozen = threading.Event()
-        monkeypatch.setattr(guard, "_read", lambda where: frozen.wait(10) and NOTHING)
+        monkeypatch.setattr(guard, "token_of", lambda *_: frozen.wait(10) and NOTHING)
         assert Guard(watcher).carry() == "pin@app.db"
         frozen.set()
 
