@@ -6,7 +6,8 @@ to take a request apart and how to answer.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import ClassVar, TypeVar
 
@@ -28,7 +29,21 @@ READ_TIMEOUT = 1.0
 ActionT = TypeVar("ActionT", Action, Action | None)
 Watched = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 
+MOST_WAITS = 3
+"""Times that a read is waited for, within its time, where what was met is met no longer when it would go on."""
+
 _UNREADABLE = "it is unreadable: %s"
+
+
+def _waits(gate: Gate, exchange: Exchange, action: Wait) -> Iterator[float]:
+    """For how many seconds to wait; once more where an event that came late looked since like a database that has gone back,
+    or LiteFS went: the next look tells."""
+    until, seconds = time.monotonic() + action.timeout, action.timeout
+    for _ in range(MOST_WAITS):
+        yield seconds
+        if gate.node(exchange).has(action.token):
+            return
+        seconds = max(0.0, until - time.monotonic())
 
 
 class BlockingGate(Gate):
@@ -92,7 +107,8 @@ class BlockingGate(Gate):
     def _wait(self, exchange: Exchange, action: Waiting) -> None:
         try:
             if isinstance(action, Wait):
-                self._watcher.wait_for_tx(action.token, database=self.database, timeout=action.timeout)
+                for seconds in _waits(self, exchange, action):
+                    self._watcher.wait_for_tx(action.token, database=self.database, timeout=seconds)
             elif isinstance(action, Confirm | Look):
                 exchange.confirmed = self._watcher.confirm_primary(database=self.database, timeout=action.timeout)
             else:
@@ -168,7 +184,8 @@ class AsyncGate(Gate):
     async def _wait(self, exchange: Exchange, action: Waiting) -> None:
         try:
             if isinstance(action, Wait):
-                await self._watcher.wait_for_tx(action.token, database=self.database, timeout=action.timeout)
+                for seconds in _waits(self, exchange, action):
+                    await self._watcher.wait_for_tx(action.token, database=self.database, timeout=seconds)
             elif isinstance(action, Confirm | Look):
                 exchange.confirmed = await self._watcher.confirm_primary(database=self.database, timeout=action.timeout)
             else:

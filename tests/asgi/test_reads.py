@@ -45,6 +45,26 @@ async def test_a_read_waits_for_the_clients_txid(headers: list[tuple[str, str]])
     assert reply.received == 0  # nor was the body touched
 
 
+@pytest.mark.parametrize(("times", "status"), [(1, 200), (2, 200), (3, 409)])
+async def test_what_is_met_for_a_moment_is_waited_for_again(times: int, status: int) -> None:
+    """Within the same time, three times at most: an event that is late looks like a database that has gone back."""
+    watcher, handler = replica(), Handler()
+    wait = watcher.wait_for_tx
+
+    async def wait_for_a_moment(*arguments: Any, **options: Any) -> Position:
+        arrive(watcher, 12)
+        found = await wait(*arguments, **options)
+        if len(watcher.waits) <= times:
+            arrive(watcher, 11)
+        return found
+
+    watcher.wait_for_tx = wait_for_a_moment  # type: ignore[method-assign]
+    reply = await ask(watcher, "GET", "/", COOKIE, handler=handler)
+    assert (reply.status, handler.runs) == (status, int(status == 200))
+    assert len(watcher.waits) == min(times + 1, 3)
+    assert all(0 < seconds <= 0.5 for _, _, seconds in watcher.waits)
+
+
 async def test_a_txid_that_is_here_is_not_waited_for() -> None:
     """Nothing is awaited, nothing is added, and the cookie stays: litefs-js deletes it on the first replica that has it."""
     watcher, handler = replica(txid=12), Handler()

@@ -89,13 +89,17 @@ def serve(server: str, env: Mapping[str, str]) -> Iterator[int]:
         process = subprocess.Popen(
             command, cwd=PROJECT, env={**env, "HOME": home}, pass_fds=[sock.fileno()], stdout=log, stderr=subprocess.STDOUT
         )
+        failed = True
         try:
             yield sock.getsockname()[1]
+            failed = False
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
             log.seek(0)
             said = log.read()
+            if failed:
+                sys.stderr.write(said)
     assert "Traceback" not in said.replace("KeyError: 'a bug", ""), said
 
 
@@ -106,6 +110,9 @@ class Reply:
     status: int
     headers: http.client.HTTPMessage
     body: bytes
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.headers.items()} {self.body[:500]!r}"
 
     @property
     def json(self) -> Any:

@@ -49,7 +49,7 @@ def write_and_read(site: Site, times: int, path: str = "/notes") -> tuple[int, i
                     pinned = browser.cookies.get("litefs_pos") == "pin"
                     read = browser.ask(replica, "GET", f"{path}/{number}", follow=pinned)
                     good = written.status == 200 and read.status == 200
-                    outcome = read.json if good else f"{written.status}, {read.status}"
+                    outcome = read.json if good else f"{written.status}, {read}"
                 except Exception as error:  # noqa: BLE001 - it is an outcome, too
                     outcome = repr(error)
                 with lock:
