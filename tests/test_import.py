@@ -56,6 +56,7 @@ def test_a_watcher_loads_no_source_and_no_event_loop() -> None:
     assert {name for name in modules if name.startswith(("litefs_watch.core.", "litefs_watch.watchers."))} == {
         "litefs_watch.core.waiters",
         "litefs_watch.watchers.faces",
+        "litefs_watch.watchers.glances",
         "litefs_watch.watchers.parking",
         "litefs_watch.watchers.peering",
         "litefs_watch.watchers.watcher",

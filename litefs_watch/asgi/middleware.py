@@ -93,7 +93,8 @@ class LiteFSMiddleware:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         kind, policy = scope["type"], self._policy
         if kind == "http":
-            exchange = policy.begin(scope["method"], _route(scope), scope["headers"])
+            path = scope["path"] if not scope.get("root_path") else _route(scope)
+            exchange = policy.begin(scope["method"], path, scope["headers"])
         elif kind == "websocket":
             exchange = policy.begin_websocket(_route(scope), scope["headers"])
         else:
@@ -213,9 +214,7 @@ class LiteFSMiddleware:
 
 
 def _route(scope: Scope) -> str:
-    root: str = scope.get("root_path", "")
-    path: str = scope["path"]
-    return route_of(path, root) if root else path
+    return route_of(scope["path"], scope.get("root_path", ""))
 
 
 async def _nothing() -> None:

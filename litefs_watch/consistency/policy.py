@@ -107,22 +107,24 @@ class Policy:
             exchange.writes = exchange.asks = True
         if self._monotonic:
             exchange.touched = exchange.asks = True
-        carriers, needles = self._carriers, self._needles
+        carriers, carried = self._carriers, False
         for name, value in headers:
             if name in carriers:
                 if name != b"cookie":
+                    carried = True
                     self._take_header(exchange, value)
                     continue
-                for needle in needles:
+                for needle in self._needles:
                     if needle in value:  # most cookies are not ours
+                        carried = True
                         self._take_cookie(exchange, value)
                         break
-        token, other = exchange.cookie_token, exchange.header_token
-        if token is None or (other is not None and txid_of(other) > txid_of(token)):
-            token = other
-        exchange.token = exchange.accepted if token is None else token
-        if exchange.token is not None:
-            exchange.asks = True
+        if carried:
+            token, other = exchange.cookie_token, exchange.header_token
+            if token is None or (other is not None and txid_of(other) > txid_of(token)):
+                token = other
+            exchange.token = exchange.accepted if token is None else token
+            exchange.asks = exchange.asks or exchange.token is not None
         return exchange
 
     def _take_header(self, exchange: Exchange, value: bytes) -> None:

@@ -22,10 +22,8 @@ import enum
 import hmac
 import re
 from base64 import urlsafe_b64encode
-from binascii import unhexlify
 from collections.abc import Sequence
 from functools import lru_cache
-from struct import Struct
 from typing import Literal
 
 from litefs_watch.position import TXID_MAX, Position
@@ -49,8 +47,8 @@ _TEXT = {  # all ASCII only, in bytes patterns
 }
 _SIGNATURE = rb"(?:\.([A-Za-z0-9_-]{22}))?"
 _WIDTH = 16  # of a TXID in LiteFS's text
-_SLASH = ord("/")
-_two_numbers = Struct(">QQ").unpack
+_LONGEST = 2 * _WIDTH + 1 + 1 + 22  # of a token's text: a signed position
+_KEPT = 1024  # tokens that are not read anew: a client sends the same one with each request, until it writes again
 
 
 def txid_of(token: Token) -> int:
@@ -63,14 +61,6 @@ def is_beyond(token: Token, position: Position) -> bool:
     if txid_of(token) == position.txid:
         return isinstance(token, Position) and token != position
     return txid_of(token) > position.txid
-
-
-@lru_cache(maxsize=1024)  # a client sends the same one with each request, until it writes again
-def _position(raw: bytes) -> Position | Verdict:
-    try:
-        return Position(*_two_numbers(unhexlify(raw[:_WIDTH] + raw[_WIDTH + 1 :])))
-    except ValueError:
-        return Verdict.GARBAGE
 
 
 def sign(secret: bytes, text: bytes) -> bytes:
@@ -92,11 +82,10 @@ class Tokens:
     def __init__(self, name: str, form: Format, secrets: Sequence[bytes] = (), database: str = "") -> None:
         self._form = form
         self._secrets = tuple(secrets)
-        self._plain = form == "decimal" and not secrets
-        self._whole = form == "position" and not secrets
         self._shape = re.compile(_TEXT[form] + (_SIGNATURE if secrets else b""))
         named = (form.encode(), name.encode(), database.encode("utf-8", "surrogateescape"))
         self._purpose = b"litefs_watch\0" + b"".join(each + b"\0" for each in named)
+        self._known = lru_cache(maxsize=_KEPT)(self._decode)
 
     @property
     def can_pin(self) -> bool:
@@ -117,10 +106,9 @@ class Tokens:
 
     def decode(self, raw: bytes) -> Token | Verdict:
         """The token, or why there is none. Never raises."""
-        if self._plain and raw.isdigit() and len(raw) < 20:  # the common case, in a third of the time
-            return int(raw)
-        if self._whole and len(raw) == 2 * _WIDTH + 1 and raw[_WIDTH] == _SLASH:  # likewise
-            return _position(raw)
+        return self._known(raw) if len(raw) <= _LONGEST else Verdict.GARBAGE
+
+    def _decode(self, raw: bytes) -> Token | Verdict:
         match = self._shape.fullmatch(raw)
         if match is None:
             return Verdict.GARBAGE
@@ -152,7 +140,7 @@ class Cookie:
         self._name = name
         self._attributes = attributes
         self._max_age = max_age
-        self._bare, self._assigned = name.encode(), name.encode() + b"="
+        self._bare, self._joined = name.encode(), b"; " + name.encode() + b"="
         # Its time grows with the header's length and with nothing else, whatever is in it: what may repeat is one class of
         # characters each, and the value is stripped afterwards, not by the pattern.
         self._pattern = re.compile(rb"(?:\A|;)[ \t]*" + re.escape(self._bare) + rb"[ \t]*=([^;]*)")
@@ -163,15 +151,13 @@ class Cookie:
         Split at semicolons, as browsers and RFC 6265 do, whatever the other cookies hold: quotes mean nothing, and neither
         JSON, bare words nor bytes beyond ASCII stop the search. The first cookie of the name wins.
         """
-        at = header.find(self._bare)
-        if at < 0:
-            return None
-        if header.startswith(self._assigned, at) and (at == 0 or header[at - 2 : at] == b"; "):  # as browsers write it
-            end = header.find(b";", at)
-            value = header[at + len(self._assigned) : end] if end >= 0 else header[at + len(self._assigned) :]
-            return value.strip(b" \t")
-        match = self._pattern.search(header)
-        return match[1].strip(b" \t") if match else None
+        before, found, value = header.partition(self._joined)  # as browsers write it, but for the first cookie
+        if not found or self._bare in before:
+            match = self._pattern.search(header) if self._bare in header else None
+            if match is None:
+                return None
+            value = match[1]
+        return value.partition(b";")[0].strip(b" \t")
 
     def set(self, token: str) -> bytes:
         return f"{self._name}={token}; Max-Age={self._max_age}{self._attributes}".encode()

@@ -25,6 +25,7 @@ from litefs_watch.position import TXID_MAX, Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout, settings_or_env
 from litefs_watch.status import Statistics, Status
 from litefs_watch.watchers.faces import KNOWN_PRIMARY, NO_PRIMARY, check_callback, no_role, require_instance, require_primary
+from litefs_watch.watchers.glances import Glances
 from litefs_watch.watchers.peering import BlockingClusterCalls
 from litefs_watch.watchers.threads import Wake, check_threads, read_position, wait
 from litefs_watch.watchers.while_primary import BlockingWhilePrimary
@@ -40,7 +41,7 @@ _STOP_LIMIT = 5.0  # seconds; a run ends within less, unless a callback of the a
 _EXIT_LIMIT = 1.0  # seconds; the same at the interpreter's end, which nobody may hold up
 
 
-class BlockingWatcher(BlockingClusterCalls, BlockingWhilePrimary):
+class BlockingWatcher(BlockingClusterCalls, Glances, BlockingWhilePrimary):
     """`Watcher`, with the same names, for any number of threads.
 
     It starts by itself with the first call, so that a server may fork in between (gunicorn's ``preload``, multiprocessing):

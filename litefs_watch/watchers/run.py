@@ -285,16 +285,6 @@ class Run:
         supervisor = self.supervisor
         return self.board.view(database, supervisor.data_dir if supervisor else None, everything=supervisor is None)
 
-    def glance(self, database: str) -> tuple[Role, Position | None]:
-        """Role and position, for each request that asks for nothing. Takes no lock: the two may be of different moments."""
-        state = self.board.state
-        return state.standing.role, state.positions.get(database)
-
-    def has_position(self, database: str, position: Position) -> bool:
-        """Whether that very position is here. Takes no lock."""
-        lineage = self.board.state.here.get(database)
-        return lineage.has(position) if lineage is not None else self.supervisor is None and self.running
-
     def count_lost(self) -> None:
         """One more client has been told that what it had written is lost: for `statistics`."""
         self.board.lost += 1

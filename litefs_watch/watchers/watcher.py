@@ -17,6 +17,7 @@ from litefs_watch.errors import WatcherClosed
 from litefs_watch.position import Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout, settings_or_env
 from litefs_watch.watchers.faces import KNOWN_PRIMARY, NO_PRIMARY, check_callback, no_role, require_instance, require_primary
+from litefs_watch.watchers.glances import Glances
 from litefs_watch.watchers.parking import cancellation_point, park, spot_in
 from litefs_watch.watchers.peering import ClusterCalls
 from litefs_watch.watchers.while_primary import WhilePrimary
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from litefs_watch.watchers.subscription import Subscription
 
 
-class Watcher(ClusterCalls, WhilePrimary):
+class Watcher(ClusterCalls, Glances, WhilePrimary):
     """Knows each database's position and the primary of one LiteFS node, and wakes whoever waits, the moment it changes.
 
     Use it as an async context manager, as an application's ``lifespan``, or through `start` and `stop`, on asyncio or trio.

@@ -40,7 +40,6 @@ from litefs_watch.position import Position, Where
 from litefs_watch.sources.ltx import where_on_disk
 from litefs_watch.watchers import why
 from litefs_watch.watchers.blocking import BlockingWatcher
-from litefs_watch.watchers.run import Run
 from litefs_watch.watchers.watcher import Watcher
 from litefs_watch.web import notes
 from litefs_watch.web.budget import Budget, Defaults
@@ -142,34 +141,28 @@ class Gate:
             exchange.before = run.position(self.database)
             if not run.streaming:  # what is known may be late: `enter` reads the file
                 return False
-        if not self._has(run, exchange.token):
+        if not self._has(exchange.token):
             return False
-        exchange.admitted = run.glance(self.database)
+        exchange.admitted = self._known.glance(self.database)
         return True
 
-    def _has(self, run: Run, token: Token) -> bool:
+    def _has(self, token: Token) -> bool:
         if isinstance(token, Position):  # no more than that: one that is untold may have to be looked up
-            return run.has_position(self.database, token)
-        return self._known.has_tx(token, self.database)
-
-    def _is_here(self, token: Token) -> bool:
+            return self._known.has_position(self.database, token)
         try:
-            return self._has(self._known.run, token)
+            return self._known.has_tx(token, self.database)
         except WatcherClosed:
             return False
 
     def admit(self, exchange: Exchange) -> None:
         """Before the application runs, where nothing is to be decided: what `failed` needs to know later."""
-        try:  # noqa: SIM105 - `suppress` takes as long as all else that is done for such a request
-            exchange.admitted = self._known.run.glance(self.database)
-        except WatcherClosed:
-            pass
+        exchange.admitted = self._known.glance(self.database)
 
     def look_back(self, exchange: Exchange) -> None:
         """When a response starts: whether what the request waited for is here still. A node that comes back from a fail-over
         is reset, and what was read then is of neither history; such a read goes to the primary, which can tell."""
         token = exchange.token
-        if token is None or exchange.writes or exchange.written or exchange.stale or self._is_here(token):
+        if token is None or exchange.writes or exchange.written or exchange.stale or self._has(token):
             return
         node, found = self.node(exchange), exchange.found
         if exchange.role is Role.PRIMARY and (exchange.lost is not None or not isinstance(token, Position)):
@@ -266,7 +259,7 @@ class Gate:
         """Of a wait that is over."""
         try:
             run = self._known.run
-            met = self._has(run, action.token) if isinstance(action, Wait) else run.standing.role is not Role.UNKNOWN
+            met = self._has(action.token) if isinstance(action, Wait) else run.standing.role is not Role.UNKNOWN
         except WatcherClosed:
             met = False
         return MET if met else UNMET

@@ -57,11 +57,6 @@ class BlockingGate(Gate):
         super().__init__(watcher, database, options)
         self._watcher = watcher
 
-    def admit(self, exchange: Exchange) -> None:
-        """As for event loops; but nothing is started for a request that asks for nothing."""
-        if self._watcher.running:
-            super().admit(exchange)
-
     def enter(self, exchange: Exchange) -> Action:
         """Before the application runs: what is decided, after all waits."""
         action = self._settle(exchange, lambda: self._decide(exchange))

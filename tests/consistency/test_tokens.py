@@ -114,6 +114,17 @@ def test_no_byte_string_is_anything_else(raw: bytes) -> None:
     assert SIGNED.decode(raw) in (GARBAGE, FORGED)
 
 
+PIECES = (b"txnum", b"txnum=1", b"; txnum=22", b"; ", b";", b" ", b"\t", b"=", b"x")
+
+
+@given(header=st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join))
+def test_however_it_is_written_the_first_cookie_of_the_name_wins(header: bytes) -> None:
+    """Who splits at semicolons, and takes space and tab off, finds the same."""
+    pairs = [part.partition(b"=") for part in header.split(b";")]
+    named = [value.strip(b" \t") for name, equals, value in pairs if equals and name.strip(b" \t") == b"txnum"]
+    assert COOKIE.find(header) == (named[0] if named else None)
+
+
 @given(before=st.binary(max_size=200), after=st.binary(max_size=200))
 def test_no_neighbour_hides_or_changes_the_cookie(before: bytes, after: bytes) -> None:
     """Whatever bytes the other cookies are, the first of ours is found, and nothing is made up."""

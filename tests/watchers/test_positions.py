@@ -38,6 +38,19 @@ async def test_a_position_that_is_here_is_met(node: SimulatedNode) -> None:
         assert not watcher.has_tx(other(second))
 
 
+async def test_a_glance_knows_nothing_of_a_watcher_that_does_not_run(node: SimulatedNode) -> None:
+    """It says what the watcher says, and before the start and after the end nothing."""
+    watcher = Watcher(node.settings())
+    assert watcher.glance("app.db") == (Role.UNKNOWN, None)
+    async with watcher:
+        here = await watcher.wait_for_tx(node.commit(), timeout=SOON)
+        assert watcher.glance("app.db") == (watcher.role, here)
+        assert watcher.has_position("app.db", here)
+        assert not watcher.has_position("app.db", other(here))
+    assert watcher.glance("app.db") == (Role.UNKNOWN, None)
+    assert not watcher.has_position("app.db", here)
+
+
 @pytest.mark.parametrize("lost", [other, lambda here: Position(here.txid + 5, 9)], ids=["elsewhere", "ahead"])
 async def test_what_is_lost_is_said_on_the_primary(node: SimulatedNode, lost: Callable[[Position], Position]) -> None:
     """At once: no position is known before its transaction is there."""
