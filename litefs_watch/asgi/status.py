@@ -42,7 +42,7 @@ class StatusRoutes:
         length = (b"content-length", str(len(body)).encode())
         allow = [(b"allow", ", ".join(METHODS).encode())] if status == 405 else []
         await send({"type": "http.response.start", "status": status, "headers": [*HEADERS, length, *allow]})
-        await send({"type": "http.response.body", "body": b"" if method in ("HEAD", "OPTIONS") else body})
+        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
 
     def __iter__(self) -> Iterator[Any]:
         from starlette.routing import Route

@@ -31,6 +31,6 @@ def status_routes(watcher: BlockingWatcher) -> Callable[[dict[str, Any], Any], l
         if status == 405:
             headers.append(("allow", ", ".join(METHODS)))
         start_response(f"{status} {HTTPStatus(status).phrase}", headers)
-        return [] if method in ("HEAD", "OPTIONS") else [body]
+        return [] if method == "HEAD" else [body]
 
     return app
