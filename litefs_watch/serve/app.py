@@ -56,11 +56,12 @@ class Sidecar:
         # A route without methods passes all of them on; an endpoint has its own words for those that it doesn't answer.
         routes = [*(Route(path, endpoint) for path, endpoint in paths.items()), *health]
         self.app: Starlette = Starlette(
-            routes=[*routes, Route("/{rest:path}", Endpoint({}, otherwise=self._nothing))],
+            routes=routes,
             middleware=[Middleware(Guard, token=options.token, own=own_name)],
             lifespan=self._lifespan,
         )
         self.app.router.redirect_slashes = False
+        self.app.router.default = Endpoint({}, otherwise=self._nothing)
 
     @asynccontextmanager
     async def _lifespan(self, app: object) -> AsyncIterator[None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 
 from starlette.datastructures import Headers
 
@@ -19,6 +20,7 @@ logger: logging.Logger = logging.getLogger("litefs_watch")
 
 LOCAL = frozenset(("localhost", "127.0.0.1", "[::1]"))
 LOCAL_ONLY = "without a token it goes by localhost, 127.0.0.1 or [::1], so that no page of elsewhere can ask"
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:]+)(?::[0-9]*)?")
 LONGEST_QUERY = 2000
 """Bytes: a database's name has 250 at most, of three each."""
 
@@ -88,7 +90,6 @@ def _is_click(headers: Headers, method: str) -> bool:
     return method == "GET" and headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
 
 
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host.partition("]")[0].lower() + "]"
-    return host.partition(":")[0].lower()
+def _without_port(host: str) -> str | None:
+    found = _HOST.fullmatch(host.lower())
+    return None if found is None else found[1]

@@ -1,0 +1,107 @@
+"""The clients in other languages, against a real sidecar; and the unit for systemd."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from litefs_watch import Position
+from litefs_watch.cli.app import app
+from litefs_watch.testing import SimulatedNode
+from tests.environment import clean_environment, environment_of
+
+HERE = Path(__file__).parent
+SOON = 300.0
+"""Seconds after which a test fails instead of waiting on: go compiles its own library first."""
+TOKEN = "a-token-of-the-tests"
+CLIENTS = {"node": ["node", str(HERE / "client.mjs")], "go": ["go", "run", str(HERE / "client.go")]}
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[SimulatedNode]:
+    with SimulatedNode() as node:
+        node.commit()
+        yield node
+
+
+@pytest.fixture(scope="module")
+def environment(node: SimulatedNode) -> Iterator[dict[str, str]]:
+    """Of a client of a sidecar that runs for all of them: with a token, and as a process of its own."""
+    ours = clean_environment() | environment_of(node) | {"LITEFS_WATCH_TOKEN": TOKEN}
+    words = [sys.executable, "-m", "litefs_watch", "serve", "--port", "0"]
+    with subprocess.Popen(words, env=ours, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[2].rstrip("/")
+            yield dict(os.environ) | {"LITEFS_WATCH_URL": url, "LITEFS_WATCH_TOKEN": TOKEN}
+        finally:
+            process.terminate()
+
+
+def lost(node: SimulatedNode) -> Position:
+    return Position(node.position().txid, 0x8000000000000BAD)
+
+
+def late(node: SimulatedNode) -> Position:
+    return Position(node.position().txid + 100, 0x8000000000000BAD)
+
+
+@pytest.mark.parametrize("language", CLIENTS)
+def test_a_client_marks_a_write_waits_and_follows(
+    language: str, node: SimulatedNode, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """What is written is here; what is lost is lost; the first event is the state. Without a sidecar nothing is known."""
+    if shutil.which(language) is None:
+        pytest.skip(f"there is no {language} on this machine")
+
+    def run(*words: str, **more: str) -> tuple[int, str]:
+        home = {"HOME": str(tmp_path)} if language == "node" else {}
+        env = environment | home | more
+        done = subprocess.run([*CLIENTS[language], *words], env=env, capture_output=True, text=True, timeout=SOON)
+        return done.returncode, done.stdout
+
+    assert run("app.db") == (0, f"{node.position()} here\nstatus primary\n")
+    assert run("app.db", str(lost(node))) == (0, f"{lost(node)} lost\nstatus primary\n")
+    code, said = run("app.db", str(late(node)), LITEFS_WATCH_URL="http://127.0.0.1:9")
+    assert (code, said.split("\n")[0]) == (1, f"{late(node)} late")
+
+
+def unit() -> configparser.SectionProxy:
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(HERE / "litefs-watch.service")
+    return parser["Service"]
+
+
+def test_the_unit_starts_what_there_is() -> None:
+    """Its options, and those of its comments, are the command's; what it says of notification is so."""
+    text = (HERE / "litefs-watch.service").read_text()
+    service = unit()
+    assert service["Type"] == "notify"
+    command: Any = app.get_command(click.Context(app), "serve")
+    known = {option for parameter in command.params for option in parameter.opts}
+    commands = [line.partition("ExecStart=")[2] for line in text.splitlines() if "ExecStart=" in line]
+    assert len(commands) == 2
+    for words in map(shlex.split, commands):
+        assert words[1] == "serve"
+        assert {word for word in words if word.startswith("--")} <= known
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze on this machine")
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    """As it is, but for a program that is here."""
+    copy = tmp_path / "litefs-watch.service"
+    text = (HERE / "litefs-watch.service").read_text()
+    copy.write_text(text.replace("/opt/litefs-watch/bin/litefs-watch", sys.executable))
+    done = subprocess.run(["systemd-analyze", "verify", str(copy)], capture_output=True, text=True, timeout=SOON)
+    assert (done.returncode, done.stderr) == (0, "")
