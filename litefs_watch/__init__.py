@@ -17,7 +17,7 @@ A map of the package, in the order of the data::
     web/            what drives that for requests; its shells are asgi, wsgi, django, fastapi
     refusals        what a driver raises is noted, whatever the application makes of it
     halt/           writing from a replica, under LiteFS's HALT lock
-    jobs/           tokens on the messages of queues; the tasks of Celery, Dramatiq, Huey, Taskiq wait for theirs
+    jobs/           tokens on the messages of queues; the tasks of Celery, Django, Dramatiq, Huey, Taskiq wait for theirs
     operate/        the status in words, for whoever operates a node
     cli, testing    the command; the simulated node and cluster, with pytest's fixtures in pytest_plugin
 

@@ -12,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from litefs_watch.testing import SimulatedNode
+from tests.django.configured import configure
 from tests.docs.pages import PAGES, blocks, execute
 from tests.environment import environment_of
 from tests.jobs.signals import unwatch
@@ -61,6 +62,7 @@ def logger_stays() -> Iterator[None]:
 @pytest.mark.parametrize(("page", "code"), BLOCKS)
 def test_a_block_runs(page: str, code: str, node: SimulatedNode) -> None:
     """As a module; an application in it starts, and answers."""
+    configure()  # Django's tasks ask for their settings
     module = execute(code, page)
     check(module, node)
     if (celery := module.get("celery")) is not None:

@@ -1,0 +1,160 @@
+"""Django's tasks, with django-tasks-db and its own worker, on a replica that lags as far as the test says."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import override_settings
+
+from litefs_watch.errors import ConfigError, TokenError
+from litefs_watch.jobs.django import KEYWORD, WatchedTasks, litefs
+from litefs_watch.testing import SimulatedCluster, SimulatedNode
+from tests.django.configured import configure
+from tests.environment import clean_environment, environment_of
+from tests.jobs.brokers import ROOT, Results, wait_until, worker
+
+try:
+    from django.tasks import task
+    from django.tasks.backends.dummy import DummyBackend
+except ImportError:
+    from django_tasks import task
+    from django_tasks.backends.dummy import DummyBackend
+
+COMMAND = ["django", "db_worker", "--interval", "0.01", "--no-startup-delay"]
+SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.jobs.django_settings"}
+
+
+class Sender:
+    """A process of the project that enqueues what it is told to."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def send(self, way: str, name: str, *arguments: object, **keywords: object) -> str:
+        """What became of it: the class of its error, or its status."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([way, name, arguments, keywords]) + "\n")
+        self._process.stdin.flush()
+        return self.line()
+
+    def line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+@contextmanager
+def sender(node: SimulatedNode, **environment: str) -> Iterator[Sender]:
+    env = clean_environment() | {"PYTHONPATH": str(ROOT)} | environment_of(node) | SETTINGS | environment
+    command = [sys.executable, "-m", "tests.jobs.django_sender"]
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        made = Sender(process)
+        assert made.line() == "ready"
+        yield made
+
+
+def rows(file: str) -> list[tuple[Any, ...]]:
+    """Each task: its name, its status, and the class of its error."""
+    with closing(sqlite3.connect(file, timeout=20)) as connection:
+        found = connection.execute("SELECT task_path, status, exception_class_path FROM django_tasks_database_dbtaskresult")
+        return [(path.rpartition(".")[2], status, error.rpartition(".")[2]) for path, status, error in found]
+
+
+def test_tasks_in_real_workers(cluster: SimulatedCluster, tmp_path: Path) -> None:
+    """One that waits runs when its row has come; one whose message says nothing has missed it by then. What does not come in
+    time is done as its task says; what writes is enqueued anew until a worker on the primary has it."""
+    results, file = Results(tmp_path / "results"), str(tmp_path / "tasks.db")
+    environment = {"BROKER": file, "RESULTS": str(results.path)}
+    with ExitStack() as stack:
+        sent = stack.enter_context(sender(cluster["node-a"], **environment))
+        for _ in range(3):  # two of them wait
+            stack.enter_context(worker(COMMAND, cluster["node-b"], **environment, **SETTINGS))
+        cluster.pause_replication()
+        cluster.execute("INSERT INTO t VALUES (1)")
+        assert sent.send("immediate", "look", "immediate", 1) == "SUCCESSFUL"
+        assert sent.send("", "look", "waiting", 1) == "READY"
+        sent.send("", "look_async", "waiting too", 1)
+        sent.send("", "again", "again", 1)
+        sent.send("bare", "look", "bare", 1)
+        sent.send("", "strict", "strict", 1)
+        sent.send("", "look", "forged", 1, litefs_token="forged@app.db")
+        sent.send("", "hasty", "hasty", 1)
+        results.wait_for("immediate sees 1", "bare misses 1", "hasty misses 1")
+        wait_until(lambda: Counter(rows(file))["again", "FAILED", "EnqueuedAgain"] >= 2)
+        assert set(results.lines) == {"immediate sees 1", "bare misses 1", "hasty misses 1"}
+        cluster.resume_replication()
+        results.wait_for("waiting sees 1", "waiting too sees 1", "again sees 1")
+        sent.send("", "bill", "bill")
+        wait_until(lambda: ("bill", "FAILED", "EnqueuedAgain") in rows(file))
+        cluster.hand_over("node-b", seconds=0.0)
+        results.wait_for("bill writes on node-b")
+        wait_until(lambda: ("bill", "SUCCESSFUL", "") in rows(file))
+        assert sent.send("immediate", "bill", "bill") == "litefs_watch.errors.NotPrimary"
+    assert len(results.lines) == 7
+    assert {("strict", "FAILED", "WaitTimeout"), ("look", "FAILED", "TokenError")} <= set(rows(file))
+
+
+class DummyTasks(WatchedTasks, DummyBackend):
+    """Keeps what is enqueued."""
+
+
+def number(n: int) -> int:
+    return n
+
+
+async def number_async(n: int) -> int:
+    return n
+
+
+@pytest.fixture
+def node() -> Iterator[SimulatedNode]:
+    """The one that ``LITEFS_WATCH`` names."""
+    configure()
+    with SimulatedNode() as node:
+        named = {"litefs_dir": str(node.litefs_dir), "api_url": node.api_url, "database": "app.db", "secret": "s3cret"}
+        tasks = {"default": {"BACKEND": f"{__name__}.DummyTasks"}, "other": {"BACKEND": f"{__name__}.DummyBackend"}}
+        with override_settings(LITEFS_WATCH=named, TASKS=tasks):
+            yield node
+
+
+@pytest.mark.parametrize("function", [number, number_async])
+async def test_in_an_event_loop(
+    node: SimulatedNode, function: Callable[[int], object], anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is enqueued there carries the position, signed as the middleware's; what is called there waits, too."""
+    if anyio_backend_name == "trio":
+        pytest.skip("Django's tasks know asyncio alone")
+    made = task(function)
+    monkeypatch.setattr(sys.modules[__name__], function.__name__, made)  # it is found by its name
+    sent = await made.aenqueue(7)
+    assert sent.kwargs[KEYWORD].startswith(f"{node.position()}.")
+    assert sent.kwargs[KEYWORD].endswith("@app.db")
+    assert await made.acall(*sent.args, **sent.kwargs) == 7
+    with pytest.raises(TokenError, match="signed by nobody"):
+        await made.acall(7, **{KEYWORD: f"{node.position()}.{'x' * 22}@app.db"})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda: litefs(write=True), "there is no 'write'; did you mean 'writes'?"),  # type: ignore[call-arg]
+        (lambda: litefs(timeout=-1.0), "timeout: a number of seconds"),
+        (lambda: litefs(writes=True)(task(number)), "@litefs stands under @task"),
+        (lambda: DummyTasks("x", {"OPTIONS": {"litefs": {"timout": 1}}}), "no 'timout'; did you mean 'timeout'?"),
+        (lambda: DummyTasks("x", {"OPTIONS": {"litefs": 5}}), "is a dictionary, not 5"),
+        (lambda: task(number, backend="other").using(backend="default"), "declare it with @task(backend='default')"),
+    ],
+)
+def test_what_can_t_work_is_told(node: SimulatedNode, wrong: Callable[[], object], said: str) -> None:
+    """When it is declared, and not by a worker; a task of another backend would not wait, and is not enqueued."""
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        wrong()
