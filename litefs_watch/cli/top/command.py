@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -19,11 +20,13 @@ from litefs_watch import Role, Settings, Watcher
 from litefs_watch.cli.options import check_seconds, cluster_options
 from litefs_watch.cli.output import emit
 from litefs_watch.cli.process import asynchronous
+from litefs_watch.cli.top.asking import ask_application, check_app, examine_node
 from litefs_watch.cli.top.history import History
 from litefs_watch.cli.top.keys import pressed, unbuffered
 from litefs_watch.cli.top.screen import Page, lines
 from litefs_watch.operate.words import cluster_record, role_text, status_record, timestamp
 
+Ask = Callable[[], Coroutine[Any, Any, None]]
 ONCE_LINES = 60
 """Lines of a screen that nobody's terminal limits."""
 
@@ -39,32 +42,51 @@ ONCE_LINES = 60
     metavar="SECONDS",
     help="Between two samples.",
 )
+@click.option(
+    "--app",
+    callback=check_app,
+    metavar="URL",
+    help="Where the application has its status_routes: who waits there. http://localhost:8080/litefs, say.",
+)
+@click.option(
+    "--doctor",
+    type=click.FloatRange(min=0, max=86400),
+    callback=check_seconds,
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Between two examinations of this node, of which each takes a second; 0: none.",
+)
 @cluster_options
 @asynchronous
-async def command(settings: Settings, as_json: bool, once: bool, interval: float) -> int:
-    """Roles, lags, transactions a second, sources, and the last changes of the primary; of the other nodes, too, where
-    LITEFS_PEERS names them.
+async def command(settings: Settings, as_json: bool, once: bool, interval: float, app: str | None, doctor: float) -> int:
+    """Roles, lags, transactions a second, what doctor finds, sources, and the last changes of the primary; of the other
+    nodes, too, where LITEFS_PEERS names them; who waits in the application, where --app says who that is.
 
     In a pipe, and with --json, a line each interval. Keys: q ends it, space holds the screen, c clears the changes. With
     --once: status 0 where the role is known, else 1.
     """
     async with Watcher(settings) as watcher:
-        top = Top(watcher, interval)
+        top = Top(watcher, interval, app, doctor)
         if once:
             return await top.once(as_json=as_json)
         console = Console(highlight=False)
         live = not as_json and sys.stdout is not None and sys.stdout.isatty() and not console.is_dumb_terminal
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(top.follow)
+            for ask, pause in top.questions:
+                tasks.start_soon(top.keep_asking, ask, pause)
             await (top.show(console) if live else top.print(as_json=as_json))
             tasks.cancel_scope.cancel()
     return 0
 
 
 class Top:
-    def __init__(self, watcher: Watcher, interval: float) -> None:
+    def __init__(self, watcher: Watcher, interval: float, app: str | None, doctor: float) -> None:
         self._watcher = watcher
         self._interval = interval
+        self._app = app
+        self._doctor = doctor
         self._history = History()
         self._held = False
         self._shown: list[Text] = []
@@ -78,11 +100,36 @@ class Top:
         async for change in self._watcher.changes():
             self._history.tell(datetime.now(UTC), change)
 
-    async def once(self, *, as_json: bool) -> int:
+    @property
+    def questions(self) -> list[tuple[Ask, float]]:
+        """What is asked beside the watcher, and how many seconds lie between two times."""
+        asked = [(self._ask_application, self._interval if self._app is not None else 0), (self._examine, self._doctor)]
+        return [(ask, pause) for ask, pause in asked if pause]
+
+    async def keep_asking(self, ask: Ask, pause: float) -> None:
+        while True:
+            await ask()
+            self._news.set()
+            await anyio.sleep(pause)
+
+    async def _ask_application(self) -> None:
+        self._history.application = await ask_application(self._app or "")
+
+    async def _examine(self) -> None:
+        self._history.examined = await examine_node(self._watcher.settings, self._history.examined)
+
+    async def _settle(self) -> None:
+        """Hear the other nodes, as far as they are heard at once."""
         if self._watcher.settings.peers and not self._watcher.settings.standalone:
             with self._watcher.cluster_changes() as changes, anyio.move_on_after(self._watcher.settings.start_timeout):
                 while not self._watcher.cluster.settled:
                     await changes.take()
+
+    async def once(self, *, as_json: bool) -> int:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._settle)
+            for ask, _ in self.questions:
+                tasks.start_soon(ask)
         self._sample()
         if as_json:
             self._emit()
@@ -107,7 +154,13 @@ class Top:
         status, cluster = self._watcher.status, self._watcher.cluster
         rates = {row.name: row.rate for row in self._history.databases()}
         record: dict[str, Any] = {"time": timestamp(datetime.now(UTC)), **status_record(status), "rates": rates}
-        emit(record | ({"cluster": cluster_record(cluster)} if cluster.peers or cluster.fault else {}))
+        if cluster.peers or cluster.fault:
+            record["cluster"] = cluster_record(cluster)
+        if (told := self._history.application) is not None:
+            record["application"] = told.record()
+        if (examined := self._history.examined) is not None:
+            record["doctor"] = examined.record()
+        emit(record)
 
     def _line(self) -> str:
         status = self._watcher.status
@@ -119,6 +172,10 @@ class Top:
             parts.append(f"{sum(peer.connected for peer in peers)} of {len(peers)} other nodes heard")
         busiest = self._history.databases()[:3]
         parts += [f"{row.name} {row.txid}" + (f" ({row.rate:.1f} tx/s)" if row.rate is not None else "") for row in busiest]
+        if (told := self._history.application) is not None:
+            parts.append(told.text if told.process is not None else f"application: {told.fault}")
+        if (examined := self._history.examined) is not None and (found := examined.text):
+            parts.append(f"doctor: {found}")
         return "   ".join(parts)
 
     # On a terminal.

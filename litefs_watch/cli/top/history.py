@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from litefs_watch.changes import PrimaryChange, Role, TxChange
+from litefs_watch.cli.top.asking import Application, Examined
 from litefs_watch.cluster import Cluster, Peer
 from litefs_watch.operate.words import role_text
 from litefs_watch.printable import safe
@@ -55,6 +56,11 @@ class History:
     status: Status | None = None
     cluster: Cluster = field(default_factory=Cluster)
     changes: deque[str] = field(default_factory=lambda: deque(maxlen=CHANGES))
+    application: Application | None = None
+    """What it said last; None where none is asked, or none has answered yet."""
+    examined: Examined | None = None
+    """The same of doctor."""
+    _waiters: deque[float | None] = field(default_factory=lambda: deque(maxlen=SAMPLES))
     _lags: dict[str, deque[float | None]] = field(default_factory=dict)
     _txids: dict[str, deque[tuple[float, int]]] = field(default_factory=dict)
 
@@ -65,6 +71,8 @@ class History:
         self._lags = {name: self._lags.get(name, deque(maxlen=SAMPLES)) for name in figures}
         for name, figure in figures.items():
             self._lags[name].append(figure)
+        if (application := self.application) is not None:
+            self._waiters.append(None if application.process is None else application.waiters)
         names = sorted(status.positions)[:DATABASES]
         self._txids = {name: self._txids.get(name, deque(maxlen=RATED + 1)) for name in names}
         for name, samples in self._txids.items():
@@ -96,6 +104,11 @@ class History:
             text = role_text(peer.role, peer.primary) if peer.connected else "away"
             detail = "" if peer.counts else safe(peer.detail)
             yield NodeRow(safe(peer.url), role, text, _furthest(peer), "tx", past, detail)
+
+    @property
+    def waiters(self) -> tuple[float | None, ...]:
+        """Of the application, sample by sample; None where it did not say."""
+        return tuple(self._waiters)
 
     def databases(self) -> list[DatabaseRow]:
         """The busiest first, then by name."""

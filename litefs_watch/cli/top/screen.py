@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from rich.text import Text
 
 from litefs_watch.changes import Role
+from litefs_watch.cli.doctor import COLOURS as SEVERITIES
+from litefs_watch.cli.top.asking import Application, Examined
 from litefs_watch.cli.top.history import DatabaseRow, History, NodeRow
 from litefs_watch.operate.words import source_line
+from litefs_watch.printable import safe
 from litefs_watch.status import SourceStatus
 
 COLOURS = {Role.PRIMARY: "bold green", Role.REPLICA: "cyan", Role.UNKNOWN: "bold red"}
@@ -49,26 +53,42 @@ def lines(history: History, page: Page) -> list[Text]:
     room = max(page.height - len(head) - len(foot), 0)
     changes = [Text(f"  {line}") for line in reversed(history.changes)] or [Text("  none yet", "dim")]
     databases = _databases(history.databases(), page) or [Text("  none has been seen", "yellow")]
-    sections = [("nodes", nodes, 3), ("databases", databases, 2), ("sources", sources, 3), ("changes", changes, 2)]
-    return _fit([*head, *_share([each for each in sections if each[1]], room), *foot], page)
+    sections = [Section("nodes", nodes, 3), Section("databases", databases, 2)]
+    if history.application is not None:
+        content = [_application(history.application, history.waiters, page)]
+        sections.append(Section("application", content, 1, note=safe(history.application.url)))
+    if history.examined is not None:
+        sections.append(_doctor(history.examined))
+    sections += [Section("sources", sources, 3), Section("changes", changes, 2)]
+    return _fit([*head, *_share([each for each in sections if each.content], room), *foot], page)
 
 
-def _share(sections: Sequence[tuple[str, list[Text], int]], room: int) -> list[Text]:
+class Section(NamedTuple):
+    title: str
+    content: list[Text]
+    least: int
+    """Lines, if it has so many."""
+    note: str = ""
+    """Beside the title."""
+
+
+def _share(sections: Sequence[Section], room: int) -> list[Text]:
     """Each has its title, and the lines that it needs; where there are too few, each its least, and what is left goes to the
     first that can use it. Those for which even that is too much are left out, from the last."""
-    while len(sections) > 1 and sum(1 + min(len(content), least) for _, content, least in sections) > room:
+    while len(sections) > 1 and sum(1 + min(len(each.content), each.least) for each in sections) > room:
         sections = sections[:-1]
-    given = [min(len(content), least) for _, content, least in sections]
+    given = [min(len(each.content), each.least) for each in sections]
     left = room - sum(given) - len(sections)
-    for index, (_, content, _) in enumerate(sections):
-        more = max(min(len(content) - given[index], left), 0)
+    for index, each in enumerate(sections):
+        more = max(min(len(each.content) - given[index], left), 0)
         given[index] += more
         left -= more
     shown: list[Text] = []
-    for (title, content, _), count in zip(sections, given, strict=True):
-        hidden = len(content) - count
-        shown.append(Text(title + (f"  ({hidden} more)" if hidden else ""), "bold underline"))
-        shown += content[:count]
+    for each, count in zip(sections, given, strict=True):
+        hidden = len(each.content) - count
+        rest = f"  ({hidden} more)" if hidden else ""
+        title = Text.assemble((f"{each.title}{rest}", "bold underline"), (f"  {each.note}" if each.note else "", "dim"))
+        shown += [title, *each.content[:count]]
     return shown[:room]
 
 
@@ -96,6 +116,33 @@ def _databases(rows: Sequence[DatabaseRow], page: Page) -> list[Text]:
         )
         for row in rows
     ]
+
+
+def _application(told: Application, past: Sequence[float | None], page: Page) -> Text:
+    if told.process is None:
+        return Text(f"  {told.fault}", "yellow")
+    words = f"  process {told.process:<7}  {told.text}"
+    bars = sparkline(past, max(page.width - 56, 8), plain=page.plain)
+    beside = (f"not ready: {told.fault}", "yellow") if told.fault else (bars, "cyan")
+    return Text.assemble((f"{words:<54}  ", ""), beside)
+
+
+def _doctor(examined: Examined) -> Section:
+    note = f"at {examined.when:%H:%M:%S}Z"
+    if examined.fault is not None:
+        return Section("doctor", [Text(f"  it could not look: {examined.fault}", "yellow")], 1, note)
+    if not examined.findings:
+        return Section("doctor", [Text("  nothing wrong", "green")], 1, note)
+    width = max(len(finding.code) for finding in examined.findings)
+    content = [
+        Text.assemble(
+            (f"  {finding.severity.name.lower():7}  ", SEVERITIES[finding.severity]),
+            (f"{finding.code:{width}}  ", "bold"),
+            finding.seen,
+        )
+        for finding in examined.findings
+    ]
+    return Section("doctor", content, 2, f"{note}; litefs-watch doctor tells what to do")
 
 
 def _sources(sources: Mapping[str, SourceStatus]) -> list[Text]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from litefs_watch.sources.wire import LINE_LIMIT, Disconnected, parse_event, par
 T = TypeVar("T")
 
 DEFAULT_PORT = 20202
+_THREAD = "litefs_watch doctor"
 _INFO_LIMIT = 64 * 1024
 _VARS_LIMIT = 4 << 20
 _WAL_READERS = [f"read{number}" for number in range(5)]
@@ -95,8 +97,13 @@ def _exists(directory: Path) -> bool:
 async def within(patience: float, function: Callable[[], T]) -> T | None:
     """What it returns; None where it has not by then, or there is no thread for it."""
     with anyio.move_on_after(patience):
-        return await CallThread("litefs_watch doctor").run(function)
+        return await CallThread(_THREAD).run(function)
     return None
+
+
+def still_looking() -> bool:
+    """Whether a look of this process, that nobody waits for any more, still hangs."""
+    return any(thread.name == _THREAD for thread in threading.enumerate())  # it bears the name while it is at it
 
 
 async def look(directory: Path, database: str | None, patience: float) -> DirectoryRead | None:
