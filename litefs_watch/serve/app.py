@@ -84,5 +84,5 @@ class Sidecar:
         return HTMLResponse(page(document()), headers=PAGE_HEADERS)
 
     async def _nothing(self, request: Request) -> App:
-        path = request.url.path[:80]
+        path = request.scope["path"][:80]
         raise Refusal(404, f"there is no {safe(path)}{did_you_mean(path, self._paths)}", paths=self._paths)
