@@ -72,6 +72,12 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 200
 
 
+def test_the_readme_leads_to_each_page() -> None:
+    """But for those that the site begins with."""
+    readme = (ROOT / "README.md").read_text()
+    assert [page for page in PAGES if f"(docs/{page})" not in readme] == ["index.md", "start/index.md"]
+
+
 def test_the_readme_names_the_extras() -> None:
     """All that a user may want."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
