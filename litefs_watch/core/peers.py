@@ -19,7 +19,7 @@ The rules.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
@@ -83,16 +83,6 @@ class PeerState:
         history = self._histories.get(database)
         return None if history is None else history.lineage
 
-    def has(self, database: str, position: Position, own: Lineage | None) -> bool:
-        """Rule 3. ``own`` is this node's."""
-        lineage = self.lineage(database)
-        if lineage is None:
-            return False
-        last = lineage.last
-        if lineage.has(position):
-            return True
-        return own is not None and position.txid <= last.txid and own.has(last) and own.has(position)
-
     def untold(self) -> dict[str, int]:
         """By database: the TXID of what the stream that is open has not told of."""
         return {name: txid for name, txid in self.txids.items() if name not in self._histories}
@@ -128,6 +118,31 @@ class PeerState:
             if each != history.lineage.last:
                 history.move(each, LIMIT)
         self.positions[event.database] = event.position
+
+
+class Census:
+    """Who of some nodes has what of one database, as of one moment. ``own`` is this node's history.
+
+    Made once for all who wait: where a node lags, many do, and each thing that another one says would ask for all of them.
+    """
+
+    def __init__(self, peers: Iterable[PeerState], database: str, own: Lineage | None) -> None:
+        self._own = own
+        self._theirs: list[tuple[Lineage, int, bool]] = []  # with the last TXID, and whether that position is ours, too
+        for peer in peers:
+            if (lineage := peer.lineage(database)) is not None:
+                last = lineage.last
+                self._theirs.append((lineage, last.txid, own is not None and own.has(last)))
+        self._lasts = sorted((last for _, last, _ in self._theirs), reverse=True)
+
+    def count(self, position: Position) -> int:
+        """How many have it, by rule 3."""
+        own = self._own is not None and self._own.has(position)
+        return sum(lineage.has(position) or (own and ours and position.txid <= last) for lineage, last, ours in self._theirs)
+
+    def reach(self, count: int) -> int:
+        """The TXID that so many have come to; -1 where there are not so many. They have nothing later."""
+        return self._lasts[count - 1] if count <= len(self._lasts) else -1
 
 
 class ReplicaWaiter(Waiter[int]):
@@ -182,7 +197,7 @@ class Peers:
 
     # Peers.
 
-    def apply(self, url: str | None, reading: Reading | TxidsTold, identity: Identity, state: NodeState) -> int:
+    def apply(self, url: str | None, reading: Reading | TxidsTold, identity: Identity) -> int:
         """What a peer's stream has said, or this node's own (None); nothing where it is no peer any more. Returns how many
         were woken."""
         peer = self.own if url is None else self.by_url.get(url)
@@ -191,9 +206,9 @@ class Peers:
         before = peer.identity
         peer.apply(reading, identity)
         if isinstance(reading, TxEvent):
-            return self._publish(reading.database, state, reading.position)
+            return self._publish(reading.database, reading.position)
         if peer is self.own and peer.identity != before:
-            return sum(self._publish(database, state) for database in list(self._queues))
+            return sum(self._publish(database) for database in list(self._queues))
         return 0
 
     def counting(self) -> dict[str, PeerState]:
@@ -221,8 +236,10 @@ class Peers:
 
     def count(self, database: str, position: Position) -> int:
         """How many have it."""
-        own = self.own.lineage(database)
-        return sum(peer.has(database, position, own) for peer in self.counting().values())
+        return self._census(database).count(position)
+
+    def _census(self, database: str) -> Census:
+        return Census(self.counting().values(), database, self.own.lineage(database))
 
     def in_reach(self, since: float) -> int:
         """How many other nodes count, or did at some time ``since`` then: they may be back in a moment."""
@@ -239,7 +256,7 @@ class Peers:
                 seen = f"does not count: {why}"
             elif counting[peer.identity.node] is not peer:
                 seen = f"does not count: it is {counting[peer.identity.node].url}"
-            elif peer.has(database, position, own):
+            elif Census([peer], database, own).count(position):
                 seen = "has it"
             elif at is None:
                 seen = "has not said where it is since it is connected"
@@ -265,7 +282,7 @@ class Peers:
             if not queue:
                 del self._queues[waiter.database]
 
-    def _publish(self, database: str, state: NodeState, reached: Position | None = None) -> int:
+    def _publish(self, database: str, reached: Position | None = None) -> int:
         """Wake those who have what they wait for, of those up to what was ``reached`` (None: of all). Returns how many."""
         queue = self._queues.get(database)
         if not queue:
@@ -273,8 +290,11 @@ class Peers:
         end = len(queue) if reached is None else bisect_right(queue, reached.txid, key=_txid)
         due: list[ReplicaWaiter] = []
         staying: list[ReplicaWaiter] = []
+        census = self._census(database)
         for waiter in queue[:end]:
-            waiter.result = waiter.look(state)
+            position, count = waiter.position, waiter.count
+            having = census.count(position) if position.txid <= census.reach(count) else 0
+            waiter.result = having if having >= count else None
             (staying if waiter.result is None else due).append(waiter)
         if due:
             queue[:end] = staying

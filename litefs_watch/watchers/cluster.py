@@ -50,8 +50,7 @@ class ClusterWatch:
 
     def hear(self, url: str | None, reading: Reading | TxidsTold, identity: tuple[str, str]) -> None:
         """A peer's stream, or this node's own (None), has said something."""
-        state = self._board.state
-        self._board.change_peers(lambda peers: peers.apply(url, reading, Identity(*identity), state))
+        self._board.change_peers(lambda peers: peers.apply(url, reading, Identity(*identity)))
 
     def overhear(self, reading: Reading, identity: tuple[str, str]) -> None:
         """This node's own stream has. A fault here is none of that stream's."""

@@ -27,7 +27,7 @@ def board(*peers: str, own: Identity = OWN) -> Board:
 
 
 def hear(made: Board, name: str | None, reading: Reading, identity: Identity = NOBODY_KNOWN) -> None:
-    made.change_peers(lambda peers: peers.apply(name, reading, identity, made.state))
+    made.change_peers(lambda peers: peers.apply(name, reading, identity))
 
 
 def connect(made: Board, name: str, node: str | None = None, cluster: str = "ours") -> None:
@@ -176,6 +176,27 @@ def test_who_waits_is_woken_by_the_last_that_was_missing_and_nobody_else() -> No
     assert made.counts[0] == 0
 
 
+def test_many_that_wait_cost_one_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a node says is held against all nodes once, not for each: where one of them lags, many wait, and the others go on
+    speaking."""
+    made = board("B", "C")
+    connect(made, "B")
+    connect(made, "C")
+    counts: list[int] = []
+    real = Peers.counting
+
+    def counting(peers: Peers) -> dict[str, PeerState]:
+        counts.append(1)
+        return real(peers)
+
+    waiting = [wait(made, p(txid), 2)[1] for txid in range(1, 101)]
+    monkeypatch.setattr(Peers, "counting", counting)
+    say(made, "B", *map(p, range(1, 101)))
+    assert (waiting.count([]), len(counts)) == (100, 1)
+    say(made, "C", *map(p, range(1, 101)))
+    assert (waiting.count([2]), len(counts)) == (100, 2)
+
+
 def test_who_waits_is_woken_when_this_node_learns_who_it_is() -> None:
     """Until then nobody counts: it might be itself."""
     made = board("B", own=Identity())
@@ -219,10 +240,10 @@ def test_a_txid_alone_counts_for_nothing() -> None:
     assert made.peers is not None
     peer = made.peers.by_url["B"]
     told = TxidsTold(2.0, {"app.db": 7, "other.db": 3})
-    made.change_peers(lambda peers: peers.apply("B", told, NOBODY_KNOWN, made.state))
+    made.change_peers(lambda peers: peers.apply("B", told, NOBODY_KNOWN))
     assert peer.untold() == {}
     connect(made, "B")
-    made.change_peers(lambda peers: peers.apply("B", told, NOBODY_KNOWN, made.state))
+    made.change_peers(lambda peers: peers.apply("B", told, NOBODY_KNOWN))
     assert (peer.untold(), peer.positions, count(made, p(7))) == ({"app.db": 7, "other.db": 3}, {}, 0)
     say(made, "B", p(8))
     assert peer.untold() == {"other.db": 3}
