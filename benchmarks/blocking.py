@@ -98,7 +98,8 @@ def woken(watcher: BlockingWatcher, node: SimulatedNode) -> None:
         [name, *(f"{value:.0f} us" for value in (statistics.median(figures), sorted(figures)[int(WAKES * 0.9)]))]
         for name, figures in times.items()
     ]
-    show("A thread that waits goes on", ["", "median", "90th"], rows)
+    seconds = {name: [value / 1e6 for value in figures] for name, figures in times.items()}
+    show("A thread that waits goes on", ["", "median", "90th"], rows, seconds)
 
 
 def main() -> None:

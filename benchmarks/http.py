@@ -173,7 +173,9 @@ async def in_process() -> None:
     for name, median in medians.items():
         ratio = statistics.median(a / b for a, b in zip(times[name], times["bare application"], strict=True))
         rows.append([name, f"{median:.2f} us", f"{median - floor:+.2f} us", f"{ratio:.1f}"])
-    show(f"One request, in process (median of {ROUNDS} rounds, in turn)", ["", "median", "over bare", "times bare"], rows)
+    seconds = {name: [value / 1e6 for value in each] for name, each in times.items()}
+    head = ["", "median", "over bare", "times bare"]
+    show(f"One request, in process (median of {ROUNDS} rounds, in turn)", head, rows, seconds)
 
 
 def serve(way: str, descriptor: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,27 +28,41 @@ def write(directory: Path, name: str) -> None:
     """What has been shown: as JSON, and where there are times, as SVG. Forgets it."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f"{name}.json").write_text(json.dumps([each._asdict() for each in shown], indent=1) + "\n")
-    drawn = [each for each in shown if each.samples]
-    for number, each in enumerate(drawn, 1):
-        file = f"{name}-{number}.svg" if len(drawn) > 1 else f"{name}.svg"
+    for file, each in drawings(name, shown):
         (directory / file).write_text(spread(each.title, each.samples))
     shown.clear()
+
+
+def read(file: Path) -> list[Shown]:
+    """What `write` has kept."""
+    return [Shown(**each) for each in json.loads(file.read_text())]
+
+
+def drawings(name: str, tables: Sequence[Shown]) -> Iterator[tuple[str, Shown]]:
+    """Those that have times, and the names of their pictures."""
+    drawn = [each for each in tables if each.samples]
+    for number, each in enumerate(drawn, 1):
+        yield f"{name}-{number}.svg" if len(drawn) > 1 else f"{name}.svg", each
 
 
 def show(
     title: str, head: Sequence[str], rows: Sequence[Sequence[str]], samples: Mapping[str, Sequence[float]] | None = None
 ) -> None:
     shown.append(Shown(title, head, rows, samples or {}))
+    print("\n" + text(title, head, rows))
+
+
+def text(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The table as it is printed, and as it stands in the documents."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    print(f"\n{title}\n")
-    for index, row in enumerate((head, *rows)):
+    lines = [title, ""]
+    for row in (head, ["-" * width for width in widths], *rows):
         cells = [
             cell.ljust(width) if column == 0 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        print("  " + "  ".join(cells).rstrip())
-        if index == 0:
-            print("  " + "  ".join("-" * width for width in widths))
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def milliseconds(seconds: Sequence[float]) -> list[str]:

@@ -165,7 +165,8 @@ async def everybody() -> None:
         ratio = statistics.median(a / b for a, b in zip(figures, times["bare futures"], strict=True))
         rows.append([name, f"{statistics.median(figures):.2f} us", f"{ratio:.2f}"])
     title = f"One publication, {WAITERS:,} waiters, all due (median of {DUE_ROUNDS} rounds, in turn)"
-    show(title, ["", "for each", "of bare futures"], rows)
+    seconds = {name: [value / 1e6 for value in figures] for name, figures in times.items()}
+    show(title, ["", "for each", "of bare futures"], rows, seconds)
 
 
 def main() -> None:

@@ -24,7 +24,6 @@ from benchmarks.soak.load import CALM, CLIENTS, Paced, TimedClient, load
 from benchmarks.soak.machines import Machines, Order, machines
 from benchmarks.soak.plot import draw
 from benchmarks.soak.recording import Recording, Sample, percentile
-from benchmarks.table import show
 from litefs_watch import Role
 from litefs_watch.testing import fuse_available
 from tests.chaos.app import TOUCH
@@ -65,9 +64,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     chosen = parser.parse_args(arguments)
     recording = soak(chosen.minutes * 60, litefs=chosen.litefs, leaks=chosen.leak or ())
     failures = recording.failures
-    head = ["", "after warm-up", "at the end", "most", "trend", "allowed"]
-    show(recording.what, head, recording.rows())
-    print("\n" + recording.summary())
+    print("\n" + recording.text())
     chosen.out.with_suffix(".json").write_text(recording.json())
     chosen.out.with_suffix(".svg").write_text(draw(recording))
     for failure in failures:

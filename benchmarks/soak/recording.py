@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks import table
 from benchmarks.soak.flat import Limit, Trend, trend
 from benchmarks.soak.machines import Usage
 
@@ -93,6 +94,11 @@ class Recording:
             for each in self.trends
         ]
 
+    def text(self) -> str:
+        """All of it, as it is printed."""
+        head = ["", "after warm-up", "at the end", "most", "trend", "allowed"]
+        return f"{table.text(self.what, head, self.rows())}\n\n{self.summary()}"
+
     def summary(self) -> str:
         last = self.samples[-1]
         middle, high = statistics.median(self.latencies), percentile(self.latencies, 0.99) or 0.0
@@ -109,6 +115,7 @@ class Recording:
             "python": platform.python_version(),
             "machine": platform.platform(),
             "failures": self.failures,
+            "text": self.text(),
             "trends": {
                 each.limit.name: {"slope": each.slope, "growth": each.growth, "peak": each.peak} for each in self.trends
             },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def test_whatever_was_measured_is_a_picture(samples: dict[str, list[float]]) -> 
     dots = [float(element.attrib["cx"]) for element in root.iter("{http://www.w3.org/2000/svg}circle")]
     assert len(dots) == len(samples)
     assert all(300 <= dot <= 820 for dot in dots)
+
+
+def test_a_picture_is_small() -> None:
+    """Of any number of samples, however far apart."""
+    chance = random.Random(1)
+    samples = {f"way number {way}": [10 ** chance.uniform(-6, 1) for _ in range(5000)] for way in range(7)}
+    assert len(spread("title", samples)) < 30_000
 
 
 def test_percentiles() -> None:
