@@ -35,7 +35,7 @@ def asynchronous(command: Callable[..., Coroutine[Any, Any, int]]) -> Callable[.
             try:
                 status = anyio.run(_until_signalled, functools.partial(command, **options), ending)
             except BaseExceptionGroup as group:
-                raise _first(group) from None
+                raise first_error(group) from None
         return 128 + ending.signal if ending.signal else status
 
     return run_it
@@ -177,6 +177,7 @@ async def end_with_reader() -> None:
         raise BrokenPipeError
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Out of however many groups."""
     error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    return first_error(error) if isinstance(error, BaseExceptionGroup) else error

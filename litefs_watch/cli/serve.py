@@ -11,6 +11,7 @@ import click
 from litefs_watch import Settings
 from litefs_watch.cli.options import node_options
 from litefs_watch.cli.output import emit
+from litefs_watch.cli.process import first_error
 
 PORT = 20203
 """The one after LiteFS's own."""
@@ -71,4 +72,7 @@ def command(
         def ready() -> None:
             emit({"type": "serving", "url": url}) if as_json else click.echo(f"Serving at {url}  (Ctrl-C ends it)")
 
-        return 0 if anyio.run(serve, settings, options, listener, ready, name) else 1
+        try:
+            return 0 if anyio.run(serve, settings, options, listener, ready, name) else 1
+        except BaseExceptionGroup as group:
+            raise first_error(group) from None

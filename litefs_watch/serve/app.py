@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import anyio
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -35,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Sidecar:
-    """The application of a watcher that runs. Its lifespan is that of the events."""
+    """The application of a watcher that runs. `Events.run` is to run beside it."""
 
     def __init__(self, watcher: Watcher, options: Options, own_name: str | None = None) -> None:
         self._watcher = watcher
@@ -58,18 +55,9 @@ class Sidecar:
         self.app: Starlette = Starlette(
             routes=routes,
             middleware=[Middleware(Guard, token=options.token, own=own_name)],
-            lifespan=self._lifespan,
         )
         self.app.router.redirect_slashes = False
         self.app.router.default = Endpoint({}, otherwise=self._nothing)
-
-    @asynccontextmanager
-    async def _lifespan(self, app: object) -> AsyncIterator[None]:
-        changes = self._watcher.changes()  # from here on nothing is missed
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self.events.run, changes)
-            yield
-            tasks.cancel_scope.cancel()
 
     async def _status(self, request: Request) -> App:
         in_query(NoQuestion, request)

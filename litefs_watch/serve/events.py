@@ -36,7 +36,7 @@ class Events:
         """Set when there will be no more: the watcher was stopped, or failed."""
 
     async def run(self, changes: Subscription[TxChange | PrimaryChange]) -> None:
-        """Until the watcher ends. Raises nothing of its own."""
+        """Until the watcher, whose changes these are, ends. Raises nothing of its own."""
         try:
             with changes:
                 async for change in changes:

@@ -15,6 +15,7 @@ import uvicorn
 
 from litefs_watch.errors import ConfigError, WatcherClosed
 from litefs_watch.serve.app import Sidecar
+from litefs_watch.serve.connections import Connection
 from litefs_watch.serve.notify import ALIVE, READY, STOPPING, notify, watchdog_interval
 from litefs_watch.serve.options import TOKEN_VARIABLE, Options
 from litefs_watch.settings import Settings
@@ -61,8 +62,9 @@ async def serve(
             tasks.start_soon(server.end_by_signal, signals)
             try:
                 async with watcher:
-                    tasks.start_soon(server.tell_systemd)
+                    tasks.start_soon(server.sidecar.events.run, watcher.changes())
                     tasks.start_soon(server.end_with_events)
+                    tasks.start_soon(server.tell_systemd)
                     await server.serve(sockets=[listener])
             except WatcherClosed:  # it was stopped while it started
                 if not server.signalled:
@@ -76,14 +78,14 @@ class _Server(uvicorn.Server):
 
     def __init__(self, watcher: Watcher, options: Options, own_name: str | None, ready: Callable[[], object]) -> None:
         self._watcher = watcher
-        self._sidecar = Sidecar(watcher, options, own_name)
+        self.sidecar = Sidecar(watcher, options, own_name)
         self._ready = ready
         self.signalled = False
         config = uvicorn.Config(
-            self._sidecar.app,
-            http="h11",
+            self.sidecar.app,
+            http=Connection,
             ws="none",
-            lifespan="on",
+            lifespan="off",
             log_level="critical",  # what a client can cause; our own faults are in our own log
             log_config=None,
             access_log=False,
@@ -115,9 +117,9 @@ class _Server(uvicorn.Server):
 
     async def end_with_events(self) -> None:
         """They end with the watcher, whoever ends that."""
-        await self._sidecar.events.ended.wait()
+        await self.sidecar.events.ended.wait()
         if not self.signalled:
-            logger.error("%s", why.idle(self._watcher.run) or "the events have failed")
+            logger.error("the sidecar ends: %s", why.idle(self._watcher.run) or "its events have failed")
         self.should_exit = True
 
     async def tell_systemd(self) -> None:

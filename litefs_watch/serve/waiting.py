@@ -94,6 +94,8 @@ class Waiting:
             raise Refusal(503, f"LiteFS did not let its file be read within {timeout:g} s", SOON) from None
         except OSError as error:
             raise Refusal(503, safe(f"{database}-pos is unreadable: {error.strerror or error}"), SOON) from None
+        if position is None and self._watcher.settings.standalone:
+            position = Position(0)  # every wait is met
         if position is None:
             raise Refusal(404, f"there is no {safe(repr(database))}: {unseen(database, self._watcher.status.positions)}")
         standing = self._watcher.standing

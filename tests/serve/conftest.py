@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import anyio
 import httpx2
 import pytest
 
@@ -43,10 +44,12 @@ class Served:
 async def served(node: SimulatedNode, options: Options | None = None, **settings: Any) -> AsyncIterator[Served]:
     async with Watcher(node.settings(**settings)) as watcher:
         sidecar = Sidecar(watcher, options or Options())
-        async with sidecar.app.router.lifespan_context(sidecar.app):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sidecar.events.run, watcher.changes())
             transport = httpx2.ASGITransport(cast("Any", sidecar.app))
             async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 yield Served(node, watcher, sidecar, client)
+            tasks.cancel_scope.cancel()
 
 
 @pytest.fixture

@@ -225,3 +225,20 @@ async def test_without_a_database_of_its_own_one_has_to_be_named(node: Simulated
         assert "which database? db=NAME" in await nameless.refused("/wait?txid=1", 400)
         assert "there are app.db" in await nameless.refused("/position", 400)
         assert (await nameless.ask("/wait?txid=1&db=app.db")).status_code == 200
+
+
+async def test_while_no_primary_is_known_who_waits_waits(here: Served) -> None:
+    """For what is here, too: nothing tells whether it will stay. That is said."""
+    here.node.lose_primary()
+    await here.watcher.wait_for_role("unknown", timeout=20)
+    assert "this node is unknown" in await here.refused(f"/wait?txid={here.node.position().txid}&timeout=10ms", 408)
+    assert (await here.ask("/position")).json()["role"] == "unknown"
+
+
+async def test_standalone_everything_is_here(node: SimulatedNode) -> None:
+    """On a laptop without LiteFS an application finds the same answers."""
+    async with served(node, litefs_dir=None, api_url=None, standalone=True) as alone:
+        marked = (await alone.ask("/position")).json()
+        assert (marked["role"], marked["txid"]) == ("primary", 0)
+        for wanted in (f"position={marked['position']}", "txid=99"):
+            assert (await alone.ask(f"/wait?{wanted}")).status_code == 200
