@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from litefs_watch.position import Position, Where
 
 if TYPE_CHECKING:
     from litefs_watch.consistency.policy import Policy
+
+HURRIED = 0.1
+"""The part of its time that a request has which is one too many, where each that waits takes a thread."""
 
 SCOPE_KEY = "litefs_watch.exchange"
 """Where the `Exchange` is: in an ASGI scope, a WSGI environ, or the ``META`` of Django's request."""
@@ -40,8 +44,12 @@ class Node(NamedTuple):
     """Whether this primary took over so lately that clients may have pins of the one before."""
     room: bool = True
     """Whether one more request may wait: for its TXID, or, on the primary, for a look."""
+    hurried: bool = False
+    """Whether it is one too many, and may wait for its TXID for a part of the time only (`HURRIED`)."""
     holds: bool = True
-    """Whether one more may be held while no primary is known."""
+    """Whether one more may be held while no primary is known …"""
+    hold_for: float = math.inf
+    """… and the seconds that it may be, at most."""
     misplaced: str | None = None
     """Why the directory is not LiteFS's mount, though LiteFS answers: what is written there, nobody replicates."""
 

@@ -102,12 +102,13 @@ class Options:
     max_waiting: int | None = None
     """Requests of this process that may wait at once for a TXID; the next is treated as if its time had passed. None: 1,000
     under ASGI, where a waiter costs a connection and a task; under WSGI, where it costs a thread (gunicorn's examples have
-    8, waitress has 4), 4 with a `secret`, and 2 without, as anybody may then make up a token that is waited for in vain.
-    Give fewer than half of a process's threads."""
+    8, waitress has 4), 4 with a `secret`, and 2 without, as anybody may then make up a token that is waited for in vain;
+    with one, the next waits for a tenth of ``timeout``. Give fewer than half of a process's threads."""
 
     max_held: int | None = None
     """Requests of this process that may be held at once while no primary is known; the next is refused. None: as many as
-    ``max_waiting``, if that is given; else 1,000 under ASGI, and 3 under WSGI: what needs no primary finds a thread."""
+    ``max_waiting``, if that is given; else 1,000 under ASGI, and 3 under WSGI: what needs no primary finds a thread. In the
+    first two seconds without a primary, a planned hand-over, more are held there: in all threads that were seen but two."""
 
     max_ahead: int = 1_000_000
     """Transactions that a client may be ahead of this node and still be waited for; not applied to signed tokens. A quarter

@@ -43,6 +43,7 @@ from typing import Any
 from litefs_watch.changes import Role
 from litefs_watch.consistency.carrying import SAFE_METHODS, Carrying
 from litefs_watch.consistency.exchange import (
+    HURRIED,
     RUN,
     Action,
     Confirm,
@@ -167,7 +168,7 @@ class Policy:
             return self._in_vain(exchange, node)
         if self._may_wait(exchange, node):
             exchange.touched = True
-            return Wait(exchange.token, self.options.timeout)
+            return Wait(exchange.token, self.options.timeout * (HURRIED if node.hurried else 1.0))
         return self._in_vain(exchange, node)
 
     def _misplaced(self, exchange: Exchange, node: Node, detail: str) -> Action:
@@ -215,7 +216,8 @@ class Policy:
         if on_timeout == "error":
             return Refuse(
                 "This replica does not have what you have written yet. Try again shortly.",
-                f"at {node.position}{', of another history' if elsewhere else ''}; the client has seen {exchange.token}",
+                f"at {node.position}{', of another history' if elsewhere else ''}; the client has seen {exchange.token}"
+                + ("" if exchange.waited or node.room else "; too many requests wait already (max_waiting)"),
             )
         return self._to_primary(exchange, node)
 
@@ -229,13 +231,13 @@ class Policy:
         trail = self._hops.read(exchange.headers, node.hostname)
         if node.role is Role.REPLICA:
             return self._send_on(exchange, node.primary, node.hostname, trail)
-        seconds = self.options.hold_writes - trail.waited
+        seconds = min(self.options.hold_writes - trail.waited, node.hold_for)
         if not exchange.held and node.holds and seconds > 0:
             return Hold(seconds)
         detail = (
             "no primary is known"
             if node.holds or exchange.held
-            else "no primary is known, and none can be waited for: too many do, or the watcher was stopped"
+            else "no primary is known, and none can be waited for: too many do (max_held), or the watcher was stopped"
         )
         return Refuse("No primary is known at this moment. Try again shortly.", detail)
 

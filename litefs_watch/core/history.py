@@ -75,6 +75,8 @@ class View(NamedTuple):
     """When this primary took the place of another, or of none, on the readings' clock; -inf for the run's first."""
     everything: bool = False
     """Standalone: whatever is asked for is here."""
+    standing_since: float = float("-inf")
+    """When the role and the primary became what they are, on the readings' clock; -inf for the run's first."""
 
     def where(self, wanted: int | Position) -> Where | None:
         """Where a position is; None while nothing confirms what was known. A TXID alone is here where it is reached."""

@@ -74,7 +74,7 @@ class NodeState:
 
         self._hostname = hostname
         self._settle = settle
-        self._claimed_at = NEVER  # when the last accepted claim about the role was read
+        self._standing_since = self._claimed_at = NEVER  # when the last claim that was taken, or accepted, was read
         self._candidate: Standing | None = None  # a claim that has not stayed long enough yet (rule 5) …
         self._candidate_since = 0.0  # … and when it was first read
         self._role_event_at = self._looked_at = NEVER
@@ -118,8 +118,8 @@ class NodeState:
     def view(self, database: str, data_dir: Path | None = None, *, everything: bool = False) -> View:
         position, lineage = self.positions.get(database), self.here.get(database)
         replaced = lineage is not None and self.histories.by_database[database].replaced
-        term, changed_at = self._following.term, self._following.changed_at
-        return View(self.standing, self.vouched, position, lineage, replaced, data_dir, term, changed_at, everything)
+        known = (self.standing, self.vouched, position, lineage, replaced, data_dir)
+        return View(*known, self._following.term, self._following.changed_at, everything, self._standing_since)
 
     def has(self, database: str, wanted: int | Position) -> Position | None:
         """What meets a wait, if it is met. May be asked from any thread."""
@@ -341,7 +341,7 @@ class NodeState:
         if not sure and began < self._candidate_since + self._settle:
             return []
         change = PrimaryChange(*claim, previous_role=self.role, previous_primary=self.standing.primary)
-        self.standing = claim
+        self.standing, self._standing_since = claim, began
         self._candidate = None
         if claim.role is Role.UNKNOWN:
             self.met.clear()

@@ -100,7 +100,8 @@ class LiteFSMiddleware:
     def _run(self, request: HttpRequest) -> HttpResponse:
         outer = current_exchange.get()
         try:
-            return self._handle(request)
+            with self._gate.budget.crowd:
+                return self._handle(request)
         finally:
             if outer is not None:  # a request that a view makes to the project that it is part of
                 current_exchange.set(outer)

@@ -3,12 +3,19 @@ look whether it still is one, each on their own."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from litefs_watch.consistency import Confirm, Hold, Look, Options
+
+SPARE = 2
+"""Threads that no hand-over takes, of those that a process was seen to have."""
+
+HAND_OVER = 2.0
+"""Seconds without a primary that a planned hand-over takes, at most: with LiteFS a little more than one."""
 
 
 class Defaults(NamedTuple):
@@ -18,10 +25,37 @@ class Defaults(NamedTuple):
     unsigned: int
     """As ``waiting``, where no secret signs the tokens: anybody can make one up that is waited for in vain."""
     held: int
+    threads: bool = False
+    """Whether each takes a thread."""
+
+
+class Crowd:
+    """The requests that a process serves at once: it has as many threads, at least. From any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self.most: int = 0
+        """So many were seen."""
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            self.most = max(self.most, self._inside)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
 
 
 class Budget:
-    """From any thread."""
+    """From any thread. A number that was chosen is kept to; of the defaults, where each request takes a thread, two give:
+
+    - A read that is one too many waits for a part of the time, where tokens are signed: most have to wait for some
+      milliseconds only, and nobody can make up what is waited for in vain.
+    - In the first `HAND_OVER` seconds without a primary, writes are held until all threads but `SPARE` are taken, of those
+      that were seen: so a planned hand-over refuses few. Who wants the threads in an election has them for no longer.
+    """
 
     def __init__(self, options: Options, defaults: Defaults) -> None:
         chosen = options.max_waiting
@@ -32,6 +66,11 @@ class Budget:
         self.most_replicating: int = defaults.waiting if chosen is None else chosen
         """Responses that may wait at once for as long as they were given."""
         self._most_looking = self.most_replicating
+        self.hurries: bool = defaults.threads and chosen is None and bool(options.secrets)
+        """Whether a read that is one too many may wait all the same, for a part of the time."""
+        self._stretches = defaults.threads and chosen is None and options.max_held is None
+        self.crowd: Crowd = Crowd()
+        """Around each request, where it takes a thread."""
         self._lock = threading.Lock()
         self.waiting: int = 0
         """Those that wait for a TXID now."""
@@ -57,6 +96,13 @@ class Budget:
     def holds(self) -> bool:
         """Whether one more may be held."""
         return self.held < self._most_held
+
+    def hold_for(self, leaderless: float) -> float:
+        """Seconds that one more may be held at most, where no primary is known for so many; 0: none may."""
+        if self.holds:
+            return math.inf
+        stretched = self._stretches and self.held < self.crowd.most - SPARE
+        return max(0.0, HAND_OVER - leaderless) if stretched else 0.0
 
     @contextmanager
     def spent_on(self, action: object) -> Iterator[None]:

@@ -102,13 +102,25 @@ class Gate:
         except WatcherClosed:
             return Node(Role.UNKNOWN, None, self.hostname, None, _nowhere, room=False, holds=False)
         budget = self.budget
-        room = budget.looks if view.standing.role is Role.PRIMARY else budget.room
+        leads, now = view.standing.role is Role.PRIMARY, time.monotonic()
+        hurried = not leads and not budget.room and budget.hurries
+        hold_for = budget.hold_for(now - view.standing_since)
         found = exchange.found
         where = view.where if found is None or found[0] is not view.lineage else partial(_where, view, found[1])
-        new = time.monotonic() - view.since < self._max_age
-        misplaced = run.misplaced
+        new = now - view.since < self._max_age
         return Node(
-            *view.standing, self.hostname, view.position, where, view.vouched, view.term, new, room, budget.holds, misplaced
+            *view.standing,
+            self.hostname,
+            view.position,
+            where,
+            view.vouched,
+            view.term,
+            new,
+            room=budget.looks if leads else budget.room or hurried,
+            hurried=hurried,
+            holds=hold_for > 0,
+            hold_for=hold_for,
+            misplaced=run.misplaced,
         )
 
     def _lookup(self, exchange: Exchange) -> Callable[[], tuple[object, Where]] | None:

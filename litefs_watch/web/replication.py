@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from litefs_watch.changes import Role
 from litefs_watch.consistency import Exchange, Options
+from litefs_watch.consistency.exchange import HURRIED
 from litefs_watch.position import Position
 from litefs_watch.settings import Settings
 from litefs_watch.watchers.peering import check_count
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from litefs_watch.watchers.run import Run
 
 logger: logging.Logger = logging.getLogger("litefs_watch")
-
-HURRIED = 0.1
 
 
 class Replication:

@@ -14,6 +14,7 @@ from litefs_watch.consistency.exchange import Headers
 from litefs_watch.consistency.options import options_of, options_of_each
 from litefs_watch.errors import ConfigError
 from litefs_watch.position import Position
+from litefs_watch.web.budget import Budget
 from litefs_watch.web.waiting import AsyncGate, BlockingGate, Watched
 
 HeaderList = list[tuple[bytes, bytes]]
@@ -85,8 +86,9 @@ class JointPolicy:
 class _Gates:
     def __init__(self, gates: Sequence[AsyncGate] | Sequence[BlockingGate]) -> None:
         self._all = gates
+        self.budget: Budget = gates[0].budget
         for gate in gates:  # of one server's threads, and of one request
-            gate.budget = gates[0].budget
+            gate.budget = self.budget
             gate.tells_failures = gate is gates[0]
         self.hostname: str = gates[0].hostname
         self.policy: JointPolicy = JointPolicy([gate.policy for gate in gates])

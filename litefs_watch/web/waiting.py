@@ -49,7 +49,7 @@ def _waits(gate: Gate, exchange: Exchange, action: Wait) -> Iterator[float]:
 class BlockingGate(Gate):
     """Waits in the thread that calls."""
 
-    DEFAULT_BUDGET: ClassVar[Defaults] = Defaults(4, 2, 3)
+    DEFAULT_BUDGET: ClassVar[Defaults] = Defaults(4, 2, 3, threads=True)
     """Of gunicorn's eight threads half wait at most, for half a second, and most are free in a fail-over. A quarter where
     anybody can make up what he has seen: others then take a third longer, and not twice as long (`benchmarks.attack`)."""
 

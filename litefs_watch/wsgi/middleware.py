@@ -65,7 +65,8 @@ class LiteFSMiddleware:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         around = current_exchange.get()
         try:
-            return self._handle(environ, start_response)
+            with self._gate.budget.crowd:
+                return self._handle(environ, start_response)
         finally:
             if around is not None:  # a request that a handler makes to the application that it is part of
                 current_exchange.set(around)
