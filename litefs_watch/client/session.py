@@ -24,7 +24,7 @@ import httpx2
 from litefs_watch.changes import Role, Standing
 from litefs_watch.consistency import PIN, Options, Token, Tokens, Verdict
 from litefs_watch.consistency.hops import HOSTNAME
-from litefs_watch.consistency.options import Secret
+from litefs_watch.consistency.options import Secret, options_of
 from litefs_watch.consistency.tokens import txid_of
 from litefs_watch.errors import ConfigError, NotHereYet, NotPrimary
 from litefs_watch.printable import safe
@@ -38,6 +38,8 @@ logger: logging.Logger = logging.getLogger("litefs_watch")
 
 Address = str | Callable[[str], str]
 """``http://{hostname}:8080``, or a function of the primary's hostname that gives such an address."""
+
+Headers = Mapping[str, str]
 
 HEADER = "litefs-txid"
 
@@ -54,6 +56,7 @@ KEEP_ALIVE = 1.0
 """Seconds that an idle connection is used again: less than servers give it, so that no write meets one that is closed."""
 
 _MOST_SERVICES = 1000
+_MOST_DATABASES = 16  # of a service
 _UNSIGNED = Tokens("", "position")
 _NEVER_RAN = (httpx2.ConnectError, httpx2.ConnectTimeout)
 
@@ -61,8 +64,11 @@ _NEVER_RAN = (httpx2.ConnectError, httpx2.ConnectTimeout)
 class Session:
     """One client's token."""
 
-    def __init__(self, database: str, secret: Secret | Sequence[Secret] | None) -> None:
-        self._tokens = Tokens(Options.cookie or "", "position", Options(secret=secret).secrets, database)
+    def __init__(self, settings: Settings, database: str | None, secret: Secret | Sequence[Secret] | None) -> None:
+        name = settings.database_or_default(database)
+        self.header: str = options_of({}, None if name == settings.database else name).header or HEADER
+        """In which a middleware for that database has it."""
+        self._tokens = Options(secret=secret).header_tokens(name)
         self._lock = threading.Lock()
         self._token: Token | None = None
         self._text: str | None = None
@@ -79,19 +85,21 @@ class Session:
         with self._lock:
             self._token, self._text = token, text
 
-    def carried(self, request: httpx2.Request) -> tuple[Token | None, str | None]:
-        """What a request is to carry, as a token and as text; nothing where it has one of its own."""
+    def carried(self, request: httpx2.Request) -> tuple[Token | None, Headers]:
+        """What a request is to carry, as a token and as headers; nothing where it has one of its own."""
         with self._lock:
-            return (None, None) if HEADER in request.headers else (self._token, self._text)
+            if self._text is None or self.header in request.headers:
+                return None, {}
+            return self._token, {self.header: self._text}
 
     def take(self, response: httpx2.Response, carried: Token | None) -> Token | Verdict | None:
         """The answer's token, which is the session's from now on. None where it has none."""
-        text = response.headers.get(HEADER)
+        text = response.headers.get(self.header)
         if text is None:
             return None
         token = self._read(text)
         if isinstance(token, Verdict):
-            logger.warning("an answer's %s is %s, and ignored: %s", HEADER, token.value, safe(text[:60]))
+            logger.warning("an answer's %s is %s, and ignored: %s", self.header, token.value, safe(text[:60]))
             return token
         with self._lock:
             knew = carried is not None and self._token is not None and txid_of(carried) >= txid_of(self._token)
@@ -104,33 +112,41 @@ class Session:
 
 
 class Services:
-    """A session for each origin: what one service says is no other's business."""
+    """A session for each origin: what one service says is no other's business. A service may have several databases."""
 
     def __init__(self) -> None:
-        self._texts: OrderedDict[tuple[str, str, int | None], str] = OrderedDict()
+        self._texts: OrderedDict[tuple[str, str, int | None], dict[str, str]] = OrderedDict()
         self._lock = threading.Lock()
 
     def carry(self, request: httpx2.Request) -> httpx2.Request:
-        """The request with its service's token. Another one: what is put into the client's goes along with a redirection."""
+        """The request with its service's tokens. Another one: what is put into the client's goes on with a redirection."""
         with self._lock:
-            text = self._texts.get(_origin(request))
-        if text is None or HEADER in request.headers:
-            return request
-        return _copy(request, request.url, request.stream, text)
+            texts = self._texts.get(_origin(request), {})
+            new = {header: text for header, text in texts.items() if header not in request.headers}
+        return _copy(request, request.url, request.stream, new) if new else request
 
     def take(self, sent: httpx2.Request, response: httpx2.Response) -> None:
         """By rule 3, of what `carry` has made. Who has signed it is the service's matter."""
-        text = response.headers.get(HEADER)
-        if text is None or len(text) > 100 or not text.isascii():
+        told = {header: text for header, text in response.headers.items() if _is_token(header, text)}
+        if not told:
             return
         origin = _origin(sent)
         with self._lock:
-            known = _reach(self._texts.get(origin))
-            if _reach(sent.headers.get(HEADER)) >= known or _reach(text) > known:
-                self._texts[origin] = text
+            texts = self._texts.setdefault(origin, {})
+            for header, text in told.items():
+                known = _reach(texts.get(header))
+                if known < 0 and len(texts) >= _MOST_DATABASES:
+                    continue
+                if _reach(sent.headers.get(header)) >= known or _reach(text) > known:
+                    texts[header] = text
             self._texts.move_to_end(origin)
             if len(self._texts) > _MOST_SERVICES:
                 self._texts.popitem(last=False)
+
+
+def _is_token(header: str, text: str) -> bool:
+    named = header == HEADER or header.startswith(f"{HEADER}-")
+    return named and len(header) <= 100 and len(text) <= 100 and text.isascii()
 
 
 def _reach(text: str | None) -> int:
@@ -141,10 +157,9 @@ def _reach(text: str | None) -> int:
     return 0 if isinstance(token, Verdict) else txid_of(token)
 
 
-def _copy(request: httpx2.Request, url: httpx2.URL, stream: Any, text: str | None) -> httpx2.Request:
+def _copy(request: httpx2.Request, url: httpx2.URL, stream: Any, added: Headers) -> httpx2.Request:
     headers = request.headers.copy()
-    if text is not None:
-        headers[HEADER] = text
+    headers.update(added)
     return httpx2.Request(request.method, url, headers=headers, stream=stream, extensions=request.extensions)
 
 
@@ -173,14 +188,14 @@ class Way:
     """One request's way to the primary: where to, how often, until when."""
 
     def __init__(
-        self, request: httpx2.Request, text: str | None, settings: Settings, address: Address, patience: float
+        self, request: httpx2.Request, carried: Headers, settings: Settings, address: Address, patience: float
     ) -> None:
         url = request.url
         if (url.scheme, url.host) != ("http", "primary.litefs.invalid"):
             raise httpx2.UnsupportedProtocol(
                 f"this client sends to the primary only: write a path, not {url}", request=request
             )
-        self._request, self._text, self._settings, self._address = request, text, settings, address
+        self._request, self._carried, self._settings, self._address = request, carried, settings, address
         self._again = isinstance(request.stream, httpx2.ByteStream)
         self._ends = time.monotonic() + patience
         self._tries = 0
@@ -207,7 +222,7 @@ class Way:
         self._body = Counted(self._request.stream)
         url = httpx2.URL(base)
         url = url.copy_with(raw_path=url.raw_path.rstrip(b"/") + self._request.url.raw_path)
-        request = _copy(self._request, url, self._body, self._text)
+        request = _copy(self._request, url, self._body, self._carried)
         if request.headers.get("host") == self._request.url.host:
             request.headers["host"] = url.netloc.decode("ascii")
         return request
@@ -233,7 +248,7 @@ class Way:
 def wanted_here(token: Token | Verdict | None, response: httpx2.Response) -> Token | None:
     """What is to be waited for here. Raises `NotHereYet` where nobody can tell."""
     if isinstance(token, Verdict):
-        raise NotHereYet(_answered(response, f"its {HEADER} is {token.value}"), response)
+        raise NotHereYet(_answered(response, f"its token is {token.value}"), response)
     if token == PIN:
         raise NotHereYet(_answered(response, "the position of what it wrote is not known yet"), response)
     return token

@@ -44,7 +44,7 @@ class BlockingPrimaryClient(httpx2.Client):
         check_address("BlockingPrimaryClient", address)
         check_limits(patience, wait)
         below = transport_options("BlockingPrimaryClient", options, given=transport is not None)
-        self._session = Session(watcher.settings.database_or_default(database), secret)
+        self._session = Session(watcher.settings, database, secret)
         ours = _PrimaryTransport(watcher, address, self._session, wait, patience, database, transport, below)
         super().__init__(base_url=PRIMARY, transport=ours, trust_env=False, **options)
 
@@ -79,8 +79,8 @@ class _PrimaryTransport(httpx2.BaseTransport):
         self._below = transport or httpx2.HTTPTransport(**options)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        carried, text = self._session.carried(request)
-        way = Way(request, text, self._watcher.settings, self._address, self._patience)
+        carried, headers = self._session.carried(request)
+        way = Way(request, headers, self._watcher.settings, self._address, self._patience)
         response = self._send(way)
         try:
             token = self._session.take(response, carried)

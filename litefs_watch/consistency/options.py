@@ -223,8 +223,9 @@ class Options:
         return Tokens(self.cookie or self.header or "", form, self.secrets, database)
 
     def header_tokens(self, database: str) -> Tokens:
-        """The header's: whole positions, whatever the cookie's format is."""
-        return Tokens(self.cookie or self.header or "", "position", self.secrets, database)
+        """The header's: whole positions, whatever the cookie's format is. Signed for the database alone: a client or a job
+        that has the secret need not know what the cookie is called."""
+        return Tokens(Options.cookie or "", "position", self.secrets, database)
 
     def accepted(self, name: str) -> tuple[Cookie, Tokens]:
         """What finds and reads a cookie of an older deployment, and deletes it."""

@@ -86,7 +86,7 @@ def unpack(carried: object) -> dict[str, str]:
 
 
 def _tokens(database: str, secrets: Secrets) -> Tokens:
-    """Of the middleware's default name, whatever name its cookie has: a worker need not know it."""
+    """Those of the middleware's header (`Options.header_tokens`)."""
     return Tokens(Options.cookie or "", "position", secrets, database)
 
 

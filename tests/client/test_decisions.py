@@ -12,8 +12,10 @@ import httpx2
 import pytest
 
 from litefs_watch import BlockingWatcher, ConfigError, NotPrimary, Position, TransactionLost, WaitTimeout, Watcher
+from litefs_watch.asgi import LiteFSMiddleware
 from litefs_watch.client import BlockingPrimaryClient, BlockingTokenTransport, NotHereYet, PrimaryClient, TokenTransport
 from litefs_watch.client import session as module
+from litefs_watch.jobs import acurrent_token
 from litefs_watch.testing import SimulatedNode
 
 Answers = Callable[[httpx2.Request], httpx2.Response]
@@ -108,6 +110,32 @@ async def test_the_primary_itself_is_asked_by_its_name(node: SimulatedNode) -> N
     async with client_of(node, nodes, address=lambda hostname: f"https://{hostname}.example") as client:
         await client.get("/")
     assert str(nodes.seen[0].url) == "https://node-a.example/"
+
+
+@pytest.mark.parametrize("options", [{}, {"secret": "ours", "cookie": "mine"}])
+async def test_of_another_database_than_the_watchers(options: Any) -> None:
+    """The middleware for it has another header; and a secret is all that is to be shared with it, and with jobs."""
+    seen: list[bytes | None] = []
+    secret = options.get("secret")
+    with SimulatedNode(databases=("app.db", "users.db")) as node:
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            seen.append(dict(scope["headers"]).get(b"litefs-txid-users-db"))
+            await anyio.to_thread.run_sync(node.commit, "users.db")
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body"})
+
+        async with Watcher(node.settings()) as watcher:
+            below = httpx2.ASGITransport(LiteFSMiddleware(app, watcher, database="users.db", **options))
+            async with PrimaryClient(
+                watcher, "https://{hostname}", database="users.db", secret=secret, transport=below
+            ) as client:
+                await client.post("/")
+                token = client.token or ""
+                assert token.partition(".")[0] == str(node.position("users.db"))
+                assert token == await acurrent_token("users.db", watcher=watcher, secret=secret)
+                await client.post("/")
+    assert seen == [None, token.encode()]
 
 
 async def test_an_address_may_end_with_a_path(node: SimulatedNode) -> None:
@@ -422,6 +450,17 @@ def test_an_answer_that_took_long_takes_no_write_back(wrote: str, read: str, the
         for _ in range(3):
             client.get("http://a.example/")
     assert nodes.tokens == [None, None, then, "7"]
+
+
+def test_a_service_may_have_several_databases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a header of its own, up to so many; what only begins like it is none."""
+    monkeypatch.setattr(module, "_MOST_DATABASES", 2)
+    nodes = Nodes(answer(5, litefs_txid_users_db="6", litefs_txids="7"), answer(litefs_txid_more="8"), answer())
+    with httpx2.Client(transport=BlockingTokenTransport(nodes)) as client:
+        for _ in range(3):
+            client.get("http://a.example/")
+    found = [{name: value for name, value in seen.headers.items() if name.startswith("litefs")} for seen in nodes.seen]
+    assert found == [{}] + 2 * [{"litefs-txid": "5", "litefs-txid-users-db": "6"}]
 
 
 def test_services_do_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
