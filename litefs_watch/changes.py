@@ -31,6 +31,16 @@ class Standing(NamedTuple):
         return f"{self.role} of {self.primary}" if self.primary else str(self.role)
 
 
+def clause(standing: Standing) -> str:
+    """Who this node is, as it stands in a sentence."""
+    role, primary = standing
+    if role is Role.UNKNOWN:
+        return "this node's role is unknown"
+    if role is Role.PRIMARY:
+        return "this node is the primary"
+    return f"this node is a replica of {primary}" if primary else "this node is a replica"
+
+
 NOBODY = Standing(Role.UNKNOWN)
 
 

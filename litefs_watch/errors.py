@@ -76,8 +76,10 @@ class NotPrimary(LiteFSWatchError):
 
     def __init__(self, primary: str | None, message: str | None = None) -> None:
         self.primary = primary
-        where = repr(primary) if primary is not None else "without a hostname"
-        super().__init__(message or f"this node is a replica; the primary is {where}: run this there")
+        where = f"; the primary is {primary!r}: run this there"
+        if primary is None:
+            where = " of a primary without a hostname: run this there, and set lease.hostname in its litefs.yml"
+        super().__init__(message or f"this node is a replica{where}")
 
     def __reduce__(self) -> tuple[type[NotPrimary], tuple[str | None, str]]:
         return type(self), (self.primary, str(self))

@@ -51,8 +51,7 @@ def get_internal_instance_domain(instance: str, port: int | str | None = None, *
     """
     port = port or os.environ.get("INTERNAL_PORT") or os.environ.get("PORT")
     if not port or not str(port).isdecimal():
-        raise ConfigError(
-            f"which port? {port!r} is none: set INTERNAL_PORT (or PORT, or port=) to internal_port in fly.toml"
-        )
+        seen = f"{str(port)[:40]!r} is no port:" if port else "which port?"
+        raise ConfigError(f"{seen} set INTERNAL_PORT (or PORT, or port=) to internal_port in fly.toml")
     app_name = app_name or os.environ.get("FLY_APP_NAME")
     return f"http://{instance}.vm.{app_name}.internal:{port}" if app_name else f"http://localhost:{port}"

@@ -10,6 +10,11 @@ def safe(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def by_name(given: object) -> str:
+    """A function by its name, and anything else as it is printed: without its address in memory."""
+    return str(getattr(given, "__qualname__", None) or repr(given)[:80])
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """What is appended to a message about a name that is none of the known ones: the one that looks like it, if any does."""
     from difflib import get_close_matches  # not before somebody errs

@@ -44,11 +44,12 @@ def instrument(watcher: Watcher | BlockingWatcher, *, registry: CollectorRegistr
     """
     several = ValueClass is not MutexValue  # as prometheus_client has decided when it was imported
     if not several and "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        raise ConfigError("PROMETHEUS_MULTIPROC_DIR came after prometheus_client was imported, which does not heed it then")
+        came = "PROMETHEUS_MULTIPROC_DIR came after prometheus_client was imported, which does not heed it then"
+        raise ConfigError(f"{came}: set it before the process starts")
     try:
         registry.register(_Node(watcher, several=several))
     except ValueError as error:
-        raise ConfigError(f"this registry has litefs_watch's metrics already: give another registry= ({error})") from error
+        raise ConfigError("this registry has litefs_watch's metrics already: give another registry=") from error
     observe(watcher, _Requests(registry))
     if not several:
         return registry

@@ -155,7 +155,8 @@ class Settings(BaseModel):
             return peers
         urls = tuple(_checked_url(url, ", or 'fly'") for url in peers)
         if len(urls) > MOST_PEERS or len(set(urls)) < len(urls):
-            raise ValueError(f"{MOST_PEERS} addresses at most, each once, not {len(urls)}: {', '.join(urls)[:200]}")
+            given = ", ".join(urls)[:200]
+            raise ValueError(f"at most {MOST_PEERS} addresses, and each once; these are {len(urls)}: {given}")
         return urls
 
     @model_validator(mode="after")

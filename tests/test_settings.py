@@ -179,7 +179,7 @@ def test_peers_are_addresses_or_flys() -> None:
     [
         ({"peers": "node-b"}, "'node-b' is not an address like http://localhost:20202"),
         ({"peers": ["http://a:1", "http://a:1/"]}, "each once"),
-        ({"peers": [f"http://a:{port}" for port in range(1, 40)]}, "32 addresses at most"),
+        ({"peers": [f"http://a:{port}" for port in range(1, 40)]}, "at most 32 addresses"),
         ({"peers": "fly"}, "FLY_APP_NAME"),
         ({"peers": "http://a:1", "api_url": None}, "peers need api_url"),
         ({"peers": 7}, "peers"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from litefs_watch.asgi.types import Message, Receive, Scope, Send, Strategy
 from litefs_watch.consistency import Action, Answer, Refuse, Replay, named, refusal
 from litefs_watch.errors import ConfigError
+from litefs_watch.printable import by_name
 from litefs_watch.replay import BODY_TAKEN, NOT_COUNTED, Answering, Forward, target
 from litefs_watch.web.seldom import Refusals
 
@@ -31,7 +32,9 @@ class Responder:
 
             self._forwarder = Forwarder(strategy, hostname)
         elif not isinstance(strategy, Answering) and not callable(strategy):
-            raise ConfigError(f"replay: FlyReplay(), Redirect(...), Forward(...) or an async function, not {strategy!r}")
+            raise ConfigError(
+                f"replay: FlyReplay(), Redirect(...), Forward(...) or an async function, not {by_name(strategy)}"
+            )
         self._strategy: Strategy | None = None if isinstance(strategy, Forward | Answering) else strategy
 
     @property
@@ -107,7 +110,8 @@ async def _send(answer: Answer, scope: Scope, send: Send) -> None:
     prefix = ""
     if scope["type"] == "websocket":
         if "websocket.http.response" not in (scope.get("extensions") or {}):
-            await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": "not on this node"})
+            reason = "not on this node: connect to the primary"
+            await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": reason})
             return
         prefix = "websocket."
     await send({"type": f"{prefix}http.response.start", "status": answer.status, "headers": list(answer.headers)})

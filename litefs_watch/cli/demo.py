@@ -68,7 +68,8 @@ async def show_page(port: int, opens: bool | None, *, as_json: bool) -> int:
     try:
         from litefs_watch.cli.demo_web.server import listen, serve
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"the page needs {error.name}: pip install 'litefs-watch[demo]'") from error
+        library = (error.name or "").partition(".")[0]
+        raise click.ClickException(f"the page needs {library}: pip install 'litefs-watch[demo]'") from error
     with listen(port) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         emit({"type": "page", "url": url}) if as_json else click.echo(f"The demo is at {url}  (Ctrl-C ends it)")

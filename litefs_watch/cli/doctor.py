@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from litefs_watch import ConfigError, Settings
+from litefs_watch import Settings
 from litefs_watch.cli.options import check_seconds, node_options
 from litefs_watch.cli.output import emit
 from litefs_watch.cli.process import asynchronous
@@ -42,8 +42,6 @@ async def command(settings: Settings, as_json: bool, config: Path | None, fly: P
 
     Each finding has a code, of which docs/doctor.md tells more. Status 1 where something is an error, else 0.
     """
-    if settings.litefs_dir is None and not settings.standalone:
-        raise ConfigError("which directory? Set LITEFS_DIR, or --dir, to 'fuse.dir' of litefs.yml")
     facts = await gather(settings, patience, config=config, fly=fly)
     found = examine(facts)
     if as_json:

@@ -11,6 +11,7 @@ import anyio
 import click
 
 from litefs_watch import LiteFSWatchError, Role, Settings, WaitTimeout, Watcher
+from litefs_watch.changes import clause
 from litefs_watch.cli.app import FAILED
 from litefs_watch.cli.deadline import Deadline
 from litefs_watch.cli.options import check_seconds, node_options
@@ -137,8 +138,8 @@ async def become_primary(watcher: Watcher, deadline: Deadline) -> None:
             await watcher.wait_for_role(Role.PRIMARY, timeout=patience)
         if not watcher.is_primary and left(deadline) == 0:
             answer = "200" if status == 200 else said or str(status)
-            now = role_text(watcher.role, watcher.primary)
-            raise WaitTimeout(f"this node did not become the primary in time; it is {now}; LiteFS answered: {answer}")
+            now = clause(watcher.standing)
+            raise WaitTimeout(f"this node did not become the primary in time; {now}; LiteFS answered: {answer}")
     warn(f"primary: this node, {watcher.hostname}")
 
 

@@ -62,7 +62,8 @@ def command(
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("litefs_watch"):
             raise
-        raise click.ClickException(f"serve needs {error.name}: pip install 'litefs-watch[serve]'") from error
+        library = (error.name or "").partition(".")[0]
+        raise click.ClickException(f"serve needs {library}: pip install 'litefs-watch[serve]'") from error
     token = find_token(token_file)
     options = Options(token, max_waiting, max_subscribers, max_timeout, kept)
     with listen(host, port, token) as listener:

@@ -216,7 +216,8 @@ class Way:
         """The request as it goes to the primary. Raises `NotPrimary` where that has no name that can be sent to."""
         hostname = self._settings.node_name if standing.role is Role.PRIMARY else standing.primary
         if hostname is None or HOSTNAME.fullmatch(hostname) is None:
-            raise NotPrimary(hostname, f"nothing was sent: the primary's name can't be sent to: {safe(str(hostname))!r}")
+            seen = "has no hostname" if hostname is None else f"is called {safe(hostname)[:80]!r}, which is in no address"
+            raise NotPrimary(hostname, f"nothing was sent: the primary {seen}; set lease.hostname in its litefs.yml")
         base = self._address(hostname) if callable(self._address) else self._address.format(hostname=hostname)
         self._tries += 1
         self._body = Counted(self._request.stream)
@@ -242,7 +243,7 @@ class Way:
         if not self._again:
             raise NotPrimary(standing.primary, "nothing was done: that node is no primary, and the body can't be sent again")
         if self._tries >= MOST_TRIES or self.left == 0:
-            raise NotPrimary(standing.primary, f"nothing was done: after {self._tries} tries no node took it as the primary")
+            raise NotPrimary(standing.primary, f"nothing was done: no node took it as the primary (tries: {self._tries})")
 
 
 def wanted_here(token: Token | Verdict | None, response: httpx2.Response) -> Token | None:
@@ -294,5 +295,5 @@ def transport_options(client: str, options: Mapping[str, Any], *, given: bool) -
 def check_limits(patience: float, wait: float | None) -> None:
     """Raises `ValueError`."""
     if check_timeout(patience) is None:
-        raise ConfigError("patience: seconds, not None")
+        raise ConfigError("patience is a number of seconds, not None")
     check_timeout(wait)

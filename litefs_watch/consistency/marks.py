@@ -43,7 +43,7 @@ def exchange_of(request: Any) -> Exchange | None:
     holders = [request, *(getattr(request, name, None) for name in ("scope", "environ", "META"))]
     mappings = [holder for holder in holders if isinstance(holder, Mapping)]
     if not mappings:
-        raise TypeError(f"a request, an ASGI scope or a WSGI environ, not {type(request).__name__}")
+        raise TypeError(f"a request, its ASGI scope or its WSGI environ is marked, and not {type(request).__name__}")
     return next((found for mapping in mappings if isinstance(found := mapping.get(SCOPE_KEY), Exchange)), None)
 
 
@@ -86,7 +86,7 @@ def mark_failed(request: Any, error: BaseException | None = None) -> None:
             exchange.error = error
         return
     if not isinstance(request, BaseException):
-        raise TypeError(f"mark_failed(error), or mark_failed(request, error), not {type(request).__name__} alone")
+        raise TypeError(f"mark_failed takes an error, or a request and an error, not {type(request).__name__} alone")
     current = current_exchange.get()
     while current is not None:
         current.error = request

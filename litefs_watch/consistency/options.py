@@ -168,15 +168,15 @@ class Options:
     def __post_init__(self) -> None:
         if self.cookie is None and self.header is None:
             raise ConfigError("cookie=None and header=None: nothing would carry the token; name one of them")
-        _check(self.cookie is None or _is(COOKIE_NAME, self.cookie), "cookie", self.cookie, "a cookie's name, or None")
-        _check(self.header is None or _is(_HEADER, self.header), "header", self.header, "a header's name, or None")
+        _check(self.cookie is None or _is(COOKIE_NAME, self.cookie), "cookie", self.cookie, "the name of one, or None")
+        _check(self.header is None or _is(_HEADER, self.header), "header", self.header, "the name of one, or None")
         _check(
             self.cookie_format in (None, *get_args(Format)),
             "cookie_format",
             self.cookie_format,
             "'position', 'decimal' or 'hex'",
         )
-        _check(not isinstance(self.accept, str), "accept", self.accept, "a sequence of cookies' names, not a single one")
+        _check(not isinstance(self.accept, str), "accept", self.accept, "a sequence of cookies' names")
         for name in self.accept:
             _check(_is(COOKIE_NAME, name) and name != self.cookie, "accept", name, "another cookie's name")
         _check(self.on_timeout in get_args(OnTimeout), "on_timeout", self.on_timeout, "'replay', 'error' or 'stale'")
@@ -189,7 +189,7 @@ class Options:
         )
         if self.same_site == "none" and not self.secure:
             raise ConfigError("same_site='none' needs secure=True: browsers drop the cookie otherwise")
-        _check(self.domain is None or _is(_DOMAIN, self.domain), "domain", self.domain, "a domain, such as example.com")
+        _check(self.domain is None or _is(_DOMAIN, self.domain), "domain", self.domain, "one such as example.com")
         _check(_is(_PATH, self.path), "path", self.path, "the cookie's path, which begins with '/'")
         for name in ("timeout", "hold_writes", "late_commits", "replication_timeout", "websocket_grace"):
             seconds = getattr(self, name)
@@ -214,7 +214,7 @@ class Options:
             return ()
         given = (self.secret,) if isinstance(self.secret, str | bytes) else tuple(self.secret)
         if not given or not all(isinstance(secret, str | bytes) and secret for secret in given):
-            raise ConfigError("secret: each one is a text or bytes, and not empty; None: tokens are not signed")
+            raise ConfigError("secret is a text or bytes, or several, and none empty; with None, tokens are not signed")
         return tuple(secret.encode() if isinstance(secret, str) else secret for secret in given)
 
     def tokens(self, database: str) -> Tokens:
@@ -259,10 +259,10 @@ def options_of(given: Mapping[str, Any], database: str | None = None) -> Options
 def options_of_each(given: Mapping[str, Any], databases: Sequence[str], own: str | None) -> dict[str, Options]:
     """The options of a middleware for several databases: of each its own, ``own`` being the watcher's."""
     if isinstance(databases, str) or not databases or len(set(databases)) < len(databases):
-        raise ConfigError(f"databases: a sequence of names, each once, not {databases!r}")
+        raise ConfigError(f"databases is a sequence of names, each once, not {databases!r}")
     for name in ("cookie", "header", "accept"):
         if given.get(name):
-            raise ConfigError(f"{name}: each of several databases has its own; use a middleware for each to name them")
+            raise ConfigError(f"{name}: each of several databases has its own; to name them, use a middleware for each")
     return {database: options_of(given, None if database == own else database) for database in databases}
 
 
@@ -291,7 +291,7 @@ def compile_paths(option: str, paths: Paths) -> Callable[[str], object] | None:
     if callable(paths):
         return partial(_matches, paths)
     if isinstance(paths, str | re.Pattern):
-        raise ConfigError(f"{option}: a sequence of patterns, not a single one: [{paths!r}]")
+        raise ConfigError(f"{option} is a sequence of patterns, not a single one: write [{paths!r}]")
     alternatives = []
     for path in paths:
         if isinstance(path, re.Pattern) and isinstance(path.pattern, str):
@@ -330,4 +330,4 @@ def _is_number(value: object) -> bool:
 
 def _check(right: bool, option: str, seen: object, wanted: str) -> None:
     if not right:
-        raise ConfigError(f"{option}: {wanted}, not {str(seen)[:80]!r}")
+        raise ConfigError(f"{option} is {wanted}, not {str(seen)[:80]!r}")

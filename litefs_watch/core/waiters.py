@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from litefs_watch.changes import Role, Standing
+from litefs_watch.changes import Role, Standing, clause
 from litefs_watch.position import Position, Where
 from litefs_watch.status import unseen
 
@@ -82,7 +82,7 @@ class TxWaiter(Waiter[Position]):
             seen = f"it is at {here.txid} of another history"
         else:
             seen = f"it was last seen at {here.txid}, and nothing confirms that it still is in its cluster's history"
-        return f"{self.database} did not reach {self._wanted} within {{}}: {seen}; this node is {state.standing}"
+        return f"{self.database} did not reach {self._wanted} within {{}}: {seen}; {clause(state.standing)}"
 
     @property
     def what(self) -> str:
@@ -110,7 +110,7 @@ class RoleWaiter(Waiter[Standing]):
         return state.standing if state.standing.role in self.wanted else None
 
     def late(self, state: NodeState) -> str:
-        return f"{self._late} within {{}}; it is {state.standing}"
+        return f"{self._late} within {{}}; {clause(state.standing)}"
 
     @property
     def what(self) -> str:

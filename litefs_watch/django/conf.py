@@ -24,7 +24,7 @@ from django.http import HttpRequest, HttpResponse
 from litefs_watch.consistency import OptionKeywords, Options
 from litefs_watch.consistency.options import options_of_each
 from litefs_watch.errors import ConfigError
-from litefs_watch.printable import did_you_mean
+from litefs_watch.printable import by_name, did_you_mean
 from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.settings import Settings
 from litefs_watch.watchers.blocking import BlockingWatcher
@@ -57,7 +57,7 @@ def load() -> Configuration:
     """The configuration as it is now. Raises `ConfigError`, which names the key."""
     given = getattr(django_settings, NAME, {})
     if not isinstance(given, Mapping):
-        raise ConfigError(f"{NAME} is a dictionary, such as {{'litefs_dir': '/litefs'}}, not {given!r}")
+        raise ConfigError(f"{NAME} is a dictionary, such as {{'litefs_dir': '/litefs'}}, not {by_name(given)}")
     values: dict[str, Any] = {}
     for key, value in given.items():
         name = str(key).lower()
@@ -73,7 +73,7 @@ def load() -> Configuration:
             "litefs_watch.wsgi.LiteFSMiddleware, or in asgi.py with litefs_watch.asgi.LiteFSMiddleware, and give it there"
         )
     if not isinstance(replay, Answering) and not callable(replay):
-        raise ConfigError(f"{NAME}: replay: FlyReplay(), Redirect(...) or a function, not {replay!r}")
+        raise ConfigError(f"{NAME}: replay: FlyReplay(), Redirect(...) or a function, not {by_name(replay)}")
     options = {name: values.pop(name) for name in list(values) if name in _OPTIONS}
     Options(**options)
     databases = values.pop("databases", ())

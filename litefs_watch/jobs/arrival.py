@@ -45,9 +45,9 @@ class Rules:
     def __post_init__(self) -> None:
         for name, kind in (("on_timeout", OnTimeout), ("on_replica", OnReplica)):
             if (value := getattr(self, name)) not in get_args(kind):
-                raise ConfigError(f"{name}: one of {', '.join(map(repr, get_args(kind)))}, not {value!r}")
+                raise ConfigError(f"{name} is one of {', '.join(map(repr, get_args(kind)))}, not {value!r}")
         if self.timeout is not None and (type(self.timeout) not in (int, float) or not self.timeout >= 0):
-            raise ConfigError(f"timeout: a number of seconds, zero or more, or None; not {self.timeout!r}")
+            raise ConfigError(f"timeout is a number of seconds, zero or more, or None, not {self.timeout!r}")
 
 
 class Arrival(NamedTuple):

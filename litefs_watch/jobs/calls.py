@@ -35,7 +35,7 @@ MOST_HANGING = 8
 """Reads that may hang at once, each in its thread: where so many do, one more tells nothing."""
 
 _LATE = "it was not read within %g s"
-_PINNED = "this node did not become the primary, which alone has what the token stands for"
+_PINNED = "what the token stands for is on the primary alone, and this node did not become it"
 
 
 def current_token(

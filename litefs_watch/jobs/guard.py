@@ -24,7 +24,7 @@ from litefs_watch.jobs.calls import (
     wait_for_async,
     within,
 )
-from litefs_watch.jobs.tokens import decode, encode, pack, secrets_of, unpack
+from litefs_watch.jobs.tokens import UNTOLD, decode, encode, pack, secrets_of, unpack
 from litefs_watch.printable import did_you_mean
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.bridge import AwaitableWatcher
@@ -37,9 +37,6 @@ CARRIER = "litefs-token"
 """The header, label or option of a message that carries its tokens."""
 REQUEUED = "litefs-requeued"
 """The one that counts how often it was sent back."""
-
-UNTOLD = "untold"
-"""Carried where the position can't be told through a fault: no token, so that a worker fails it."""
 
 LOOP_LIMIT = 0.25
 """Seconds for the same where a message is sent by a blocking call in an event loop's own thread."""
@@ -85,7 +82,7 @@ class Guard:
         **rules: Unpack[RuleOptions],
     ) -> None:
         if isinstance(databases, str):
-            raise ConfigError(f"databases: a sequence of names, not a single one: [{databases!r}]")
+            raise ConfigError(f"databases is a sequence of names, not a single one: write [{databases!r}]")
         self._secret, self._secrets = secret, secrets_of(secret)
         self._databases: tuple[str | None, ...] = tuple(databases) or (None,)
         self._rules = Rules(**rules)
@@ -104,7 +101,7 @@ class Guard:
         own = {name.removeprefix(_PREFIX): value for name, value in given.items() if name.startswith(_PREFIX)}
         for name in own:
             if name not in _RULES:
-                raise ConfigError(f"there is no {_PREFIX}{name}{did_you_mean(name, _RULES)}")
+                raise ConfigError(f"there is no {_PREFIX}{name}{did_you_mean(_PREFIX + name, TASK_OPTIONS)}")
         return replace(self._rules, **own) if own else self._rules
 
     # Sending.

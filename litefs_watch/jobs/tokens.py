@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 NOTHING: Token = 0
 """The token of who has neither written nor seen anything: every node meets it."""
 
+UNTOLD = "untold"
+"""Carried where the position can't be told through a fault: no token, so that a worker fails the job."""
+
 LONGEST = 4096
 """Characters of a message's tokens: some sixteen databases, of the longest names and signed."""
 
@@ -70,6 +73,8 @@ def pack(texts: Mapping[str, str]) -> str:
 
 def unpack(carried: object) -> dict[str, str]:
     """The texts by database. Raises `TokenError` for what no `pack` has made."""
+    if carried == UNTOLD:
+        raise TokenError("the job's sender could not tell what it had written: its log says why; send the job again")
     if not isinstance(carried, str) or len(carried) > LONGEST:
         raise TokenError(f"{_shown(carried)} is not what a message carries")
     texts: dict[str, str] = {}

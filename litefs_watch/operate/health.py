@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs
 
-from litefs_watch.changes import Role
+from litefs_watch.changes import Role, Standing, clause
 from litefs_watch.errors import WatcherClosed
 from litefs_watch.operate.words import status_record, waits_record
 from litefs_watch.printable import did_you_mean, safe
@@ -85,13 +85,13 @@ def _behind(status: Status, max_lag: float | None, *, told: bool = False) -> str
 
 def _primary(status: Status, probe: Probe, database: str | None) -> str | None:
     if status.role is not Role.PRIMARY:
-        return f"this node is {status.role}"
+        return clause(Standing(status.role, status.primary))
     return status.faults.get("mount")
 
 
 def _replica(status: Status, probe: Probe, database: str | None) -> str | None:
     if status.role is not Role.REPLICA:
-        return f"this node is {status.role}"
+        return clause(Standing(status.role))
     return status.faults.get("mount") or _behind(status, probe.max_lag, told=True)
 
 

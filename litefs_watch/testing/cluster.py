@@ -165,7 +165,7 @@ class SimulatedCluster(LedNodes):
         with self._call():
             leader = self._leader()
             if database not in leader.images:
-                raise KeyError(database)
+                raise KeyError(f"the simulated cluster has no database {database!r}: there are {', '.join(leader.images)}")
             self._watches.pop(database).close()
             leader.forget(database)
             return self._record(leader, database, b"")

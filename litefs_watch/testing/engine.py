@@ -31,13 +31,20 @@ LOOK_PATIENCE = 0.25
 """Seconds that whoever asks a node where it is may have to wait for what is being committed."""
 
 
+class Members(dict[str, Member]):
+    """By hostname."""
+
+    def __missing__(self, hostname: str) -> Member:
+        raise KeyError(f"the simulated cluster has no node {hostname!r}: there are {', '.join(self)}")
+
+
 class ReplicatedNodes:
     """Nodes, the first of which is the primary at the start, and the replication between them."""
 
     def __init__(self, members: Mapping[str, Member], databases: list[str], lag: float) -> None:
         self.lag = lag
         """Seconds from a commit on the primary to its being applied on a replica; may be changed at any time."""
-        self._members = dict(members)
+        self._members = Members(members)
         self._databases = databases
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)

@@ -137,7 +137,9 @@ class FuseMount:
         except ConnectionError as error:
             answer = str(error).encode()
         if answer != b"ok":
-            raise RuntimeError(f"can't {what} at {self._point}: {answer.decode() or 'its process has died'}")
+            raise RuntimeError(
+                f"the simulated FUSE file system can't {what} at {self._point}: {answer.decode() or 'its process has died'}"
+            )
 
     def _end(self, patience: float = 0.0) -> None:
         process, self._process = self._process, None

@@ -131,7 +131,7 @@ class NodeProcess(ABC):
         """Mount and serve. Raises `RuntimeError` when it runs already or FUSE can't be used, `OSError` for a taken port."""
         with contextlib.ExitStack() as undo, self._lock:
             if self._running:
-                raise RuntimeError(f"the simulated node {self.hostname!r} is running already")
+                raise RuntimeError(f"the simulated node {self.hostname!r} is running already: stop it first")
             before, self._server = self._server, self._new_server()
             self._server.stream_available, self._server.instead = before.stream_available, before.instead
             self._server.start(self._port)
@@ -255,7 +255,8 @@ class NodeProcess(ABC):
         """
         with self._lock:
             if not self._server.wait_for_streams(lambda n: n >= count if count else n == 0, timeout):
-                raise WaitTimeout(f"{self._server.streams} event streams are open after {timeout:g} s, not {count}")
+                seen = self._server.streams
+                raise WaitTimeout(f"{seen} event streams are open after {timeout:g} s, not {count}: is the watcher started?")
 
     def _publish(self, event: Mapping[str, Any]) -> None:
         self._server.publish(encode_event(event))

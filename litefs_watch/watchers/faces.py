@@ -7,23 +7,25 @@ from typing import TYPE_CHECKING
 
 from litefs_watch.changes import Role, Standing
 from litefs_watch.errors import NoPrimary, NotPrimary, WrongInstance
+from litefs_watch.printable import by_name
 
 if TYPE_CHECKING:
     from litefs_watch.watchers.run import Callback, Run
 
 KNOWN_PRIMARY = frozenset((Role.PRIMARY, Role.REPLICA))
-NO_PRIMARY = "no primary is known"
+NO_PRIMARY = "no primary was known"
 
 
 def no_role(role: Role) -> str:
     """What did not happen, where a wait for ``role`` ends late."""
-    return f"this node did not become {role}"
+    return f"this node's role did not become {role}"
 
 
 def check_callback(callback: Callback) -> None:
     """Raise `TypeError` for a coroutine function: nobody would await it."""
     if not callable(callback) or inspect.iscoroutinefunction(callback):
-        raise TypeError(f"on_primary_change takes a plain function, not {callback!r}; async code iterates primary_changes()")
+        seen = by_name(callback)
+        raise TypeError(f"on_primary_change takes a plain function, not {seen}; async code iterates primary_changes()")
 
 
 def require_primary(standing: Standing, run: Run) -> None:

@@ -118,7 +118,7 @@ class ReplicaWait:
             raise ValueError(f"wait_for_replicas waits for a Position, which names its history, not {seen}")  # noqa: TRY004
         check_wanted(position)
         if type(count) is not int or count < 1:
-            raise ValueError(f"count: a whole number of nodes, 1 or more, not {str(count)[:60]!r}")
+            raise ValueError(f"count is a whole number of nodes, 1 or more, not {str(count)[:60]!r}")
         check_timeout(timeout)
         self._database = settings.database_or_default(database)
         self._position, self._count = position, count
@@ -146,7 +146,10 @@ def check_count(settings: Settings, count: int) -> None:
     if not settings.peers:
         raise ConfigError(_NO_PEERS)
     if settings.peers != "fly" and count > len(settings.peers):
-        raise ConfigError(f"{count} other nodes are asked for, and LITEFS_PEERS (peers=) names {len(settings.peers)}")
+        raise ConfigError(
+            f"{count} other nodes are asked for, and LITEFS_PEERS (peers=) names {len(settings.peers)}: name them all, or "
+            "ask for fewer"
+        )
 
 
 def watch_of(run: Run) -> ClusterWatch:

@@ -152,10 +152,12 @@ class Run:
         except RuntimeError:
             here = None
         if here != self.token:
-            where = "another event loop" if here is not None else "a thread without an event loop"
+            where = (
+                "another event loop than the watcher's" if here is not None else "a thread without the watcher's event loop"
+            )
             raise RuntimeError(
-                f"this call comes from {where} than the watcher's: use anyio.from_thread.run to call it there, or a "
-                "BlockingWatcher, which serves any number of threads"
+                f"this call comes from {where}: use anyio.from_thread.run to call it there, or a BlockingWatcher, which "
+                "serves any number of threads"
             )
 
     # From readings to whoever waits.

@@ -61,7 +61,7 @@ class Watcher(ClusterCalls, Glances, WhilePrimary):
         Raises `RuntimeError` when the watcher is running already, and `WatcherClosed` where it is stopped meanwhile.
         """
         if self._run.running:
-            raise RuntimeError("this watcher is running already")
+            raise RuntimeError("this watcher is running already: start it once, or make another one")
         self._run.end("started anew")  # of a loop that was closed with its tasks left in it
         ready = anyio.Event()
         run = self._run = self._new_run(ready.set)

@@ -20,7 +20,7 @@ import anyio
 
 from litefs_watch.changes import PrimaryChange, Role
 from litefs_watch.errors import WaitTimeout, WatcherClosed
-from litefs_watch.printable import safe
+from litefs_watch.printable import by_name, safe
 
 if TYPE_CHECKING:
     from litefs_watch.watchers.blocking import BlockingWatcher
@@ -91,7 +91,8 @@ class BlockingWhilePrimary:
 async def run_while_primary(watcher: Watcher, job: Job) -> None:
     """As `WhilePrimary.while_primary`."""
     if not callable(job):
-        raise TypeError(f"while_primary takes a coroutine function, without arguments, not {job!r}: it is called each time")
+        seen = by_name(job)
+        raise TypeError(f"while_primary takes a coroutine function, without arguments, not {seen}: it is called each time")
     with watcher.primary_changes() as changes:
         role = watcher.role
         while True:
@@ -181,7 +182,8 @@ async def _next(changes: Subscription[PrimaryChange], timeout: float | None) -> 
 def run_while_primary_in_thread(watcher: BlockingWatcher, job: ThreadJob) -> None:
     """As `BlockingWhilePrimary.while_primary`. This thread follows the role, another one runs the job."""
     if not callable(job) or inspect.iscoroutinefunction(job):
-        raise TypeError(f"a BlockingWatcher's while_primary takes a plain function of a threading.Event, not {job!r}")
+        seen = by_name(job)
+        raise TypeError(f"a BlockingWatcher's while_primary takes a plain function of a threading.Event, not {seen}")
     with watcher.primary_changes() as changes:
         role = watcher.role
         while True:

@@ -75,17 +75,18 @@ def late(seconds: float) -> Failed:
 
 
 def silent(detail: str) -> Failed:
-    text = "The rest of the request's body did not come.\n"
+    text = "The rest of the request's body did not come. Send the whole request again.\n"
     return Failed(Answer.of(408, text=text), f"{detail}; the primary did not get the whole request")
 
 
 def gone(detail: str) -> Failed:
     """The client has hung up, or sent what the server here could not read."""
-    return Failed(Answer.of(400, text=f"{detail}\n"), f"{detail}; the primary did not get the whole request")
+    text = "The rest of the request's body could not be read. Send the whole request again.\n"
+    return Failed(Answer.of(400, text=text), f"{detail}; the primary did not get the whole request")
 
 
 def malformed(error: Exception) -> Failed:
-    return Failed(Answer.of(400, text=f"This request can't be sent on: {error}\n"), f"malformed: {error}")
+    return Failed(Answer.of(400, text=f"This request can't be sent on: {error}.\n"), f"malformed: {error}")
 
 
 class Failures:

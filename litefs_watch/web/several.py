@@ -237,7 +237,7 @@ def gate_of(
     option that is none."""
     own = watcher.settings.database
     if database is not None and databases != ():
-        raise ConfigError("database and databases: give one of them")
+        raise ConfigError("database and databases are both given: give one of them")
     if databases == ():
         return one(watcher, database, options_of(given, None if database == own else database))
     each = options_of_each(given, databases, own)

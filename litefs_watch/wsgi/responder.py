@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from litefs_watch.consistency import Action, Answer, Refuse, Replay, named, refusal
 from litefs_watch.errors import ConfigError
+from litefs_watch.printable import by_name
 from litefs_watch.replay import BODY_TAKEN, NOT_COUNTED, Answering, Forward
 from litefs_watch.web.seldom import Refusals
 from litefs_watch.wsgi.environ import Body, path_of, target_of
@@ -36,7 +37,7 @@ class Responder:
         elif callable(strategy):
             self._strategy = strategy
         elif self._answering is None:
-            raise ConfigError(f"replay: FlyReplay(), Redirect(...), Forward(...) or a function, not {strategy!r}")
+            raise ConfigError(f"replay: FlyReplay(), Redirect(...), Forward(...) or a function, not {by_name(strategy)}")
 
     @property
     def needs_body(self) -> bool:

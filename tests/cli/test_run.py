@@ -82,7 +82,7 @@ def test_it_times_out_with_124(node: SimulatedNode, run: Run) -> None:
     node.lose_primary()
     done = run(node, "run", "--timeout", "0.05", "--", "echo", "x")
     assert (done.returncode, done.stdout) == (124, "")
-    assert done.stderr == "litefs-watch: no primary is known within 0.05 s; it is unknown\n"
+    assert done.stderr == "litefs-watch: no primary was known within 0.05 s; this node's role is unknown\n"
     node.stop()
     done = run(node, "run", "--timeout", "0.05", "--", "echo", "x")
     assert done.returncode == 124
@@ -184,7 +184,9 @@ def test_promote_times_out(node: SimulatedNode, run: Run) -> None:
     node.on_promote = lambda: None
     done = run(node, "run", "--promote", "--timeout", "0.3", "--", "echo", "x")
     assert (done.returncode, done.stdout) == (124, "")
-    assert "this node did not become the primary in time; it is replica of node-z; LiteFS answered: 200" in done.stderr
+    assert (
+        "this node did not become the primary in time; this node is a replica of node-z; LiteFS answered: 200" in done.stderr
+    )
 
 
 def test_promote_while_there_is_nobody_to_hand_over(node: SimulatedNode, start: Start) -> None:

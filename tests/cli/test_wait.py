@@ -40,7 +40,7 @@ def test_it_times_out_with_124(node: SimulatedNode, run: Run) -> None:
     done = run(node, "wait", "99", "--timeout", "0.05")
     assert (done.returncode, done.stdout) == (124, "")
     assert done.stderr == (
-        "litefs-watch: app.db did not reach transaction 99 within 0.05 s: it is at 1; this node is primary\n"
+        "litefs-watch: app.db did not reach transaction 99 within 0.05 s: it is at 1; this node is the primary\n"
     )
 
 
@@ -122,7 +122,7 @@ def test_primary_can_wait_for_one(node: SimulatedNode, start: Start, run: Run) -
     node.lose_primary()
     done = run(node, "primary", "--wait", "0.05")
     assert (done.returncode, done.stdout) == (124, "")
-    assert done.stderr == "litefs-watch: no primary is known within 0.05 s; it is unknown\n"
+    assert done.stderr == "litefs-watch: no primary was known within 0.05 s; this node's role is unknown\n"
     with start(node, "primary", "--wait", str(SOON)) as process:
         node.wait_for_streams(timeout=SOON)
         node.set_primary("node-z")

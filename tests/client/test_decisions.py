@@ -314,11 +314,11 @@ async def test_where_no_primary_is_known_nothing_is_sent(node: SimulatedNode) ->
     node.lose_primary()
     nodes = Nodes(answer())
     async with client_of(node, nodes, patience=0.01) as client:
-        with pytest.raises(WaitTimeout, match="no primary is known"):
+        with pytest.raises(WaitTimeout, match="no primary was known"):
             await client.post("/orders")
         node.set_primary("")
         await client._transport._watcher.wait_for_role("replica", timeout=10)  # type: ignore[attr-defined]
-        with pytest.raises(NotPrimary, match="can't be sent to"):
+        with pytest.raises(NotPrimary, match="has no hostname"):
             await client.post("/orders")
     assert nodes.seen == []
 

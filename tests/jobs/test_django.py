@@ -147,7 +147,7 @@ async def test_in_an_event_loop(
     ("wrong", "said"),
     [
         (lambda: litefs(write=True), "there is no 'write'; did you mean 'writes'?"),  # type: ignore[call-arg]
-        (lambda: litefs(timeout=-1.0), "timeout: a number of seconds"),
+        (lambda: litefs(timeout=-1.0), "timeout is a number of seconds"),
         (lambda: litefs(writes=True)(task(number)), "@litefs stands under @task"),
         (lambda: DummyTasks("x", {"OPTIONS": {"litefs": {"timout": 1}}}), "no 'timout'; did you mean 'timeout'?"),
         (lambda: DummyTasks("x", {"OPTIONS": {"litefs": 5}}), "is a dictionary, not 5"),

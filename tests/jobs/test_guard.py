@@ -71,7 +71,7 @@ def test_a_task_s_own_options_count_more(cluster: SimulatedCluster) -> None:
         assert queue.arrive(None, WRITES | {"litefs_on_replica": "requeue"}).what == "requeue"
         assert queue.arrive(None, WRITES).what == "fail"
         arrival = queue.arrive(None, {"litefs_write": True})
-        assert (arrival.what, str(arrival.error)) == ("fail", "there is no litefs_write; did you mean 'writes'?")
+        assert (arrival.what, str(arrival.error)) == ("fail", "there is no litefs_write; did you mean 'litefs_writes'?")
 
 
 # Sending.

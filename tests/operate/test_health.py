@@ -228,7 +228,7 @@ async def test_what_is_passed_through_neither_waits_nor_is_sent_on() -> None:
                 {"/litefs": cast("Any", status_routes(watcher)), "": cast("Any", Quart("shop"))}
             )
             answer = await call(LiteFSMiddleware(both, watcher, **PASSED), "GET", "/litefs/primary", AHEAD)
-            assert (answer.status, json.loads(answer.body)["reason"]) == (503, "this node is replica")
+            assert (answer.status, json.loads(answer.body)["reason"]) == (503, "this node is a replica of node-a")
             assert (await call(LiteFSMiddleware(both, watcher, **PASSED), "POST", "/litefs/primary", AHEAD)).status == 405
 
 

@@ -253,7 +253,7 @@ async def test_the_re_read_finds_what_nobody_tells(node: SimulatedNode) -> None:
 async def test_a_wait_that_times_out_leaves_nothing(node: SimulatedNode, watcher: Watcher) -> None:
     """The error says what was waited for, where the database is, and what this node is."""
     with pytest.raises(
-        WaitTimeout, match=r"app\.db did not reach transaction 9 within 0.01 s: it is at 1; this node is primary"
+        WaitTimeout, match=r"app\.db did not reach transaction 9 within 0.01 s: it is at 1; this node is the primary"
     ):
         await watcher.wait_for_tx(9, timeout=0.01)
     with pytest.raises(TimeoutError):
@@ -416,7 +416,7 @@ async def test_wait_for_primary_tells_the_hostname(node: SimulatedNode, watcher:
     assert await watcher.wait_for_primary() is None
     node.lose_primary()
     await take_role(watcher, Role.UNKNOWN)
-    with pytest.raises(WaitTimeout, match=r"no primary is known within 0\.01 s; it is unknown"):
+    with pytest.raises(WaitTimeout, match=r"no primary was known within 0\.01 s; this node's role is unknown"):
         await watcher.wait_for_primary(timeout=0.01)
     got: list[str | None] = []
 

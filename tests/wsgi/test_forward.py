@@ -178,7 +178,7 @@ def test_a_client_that_hangs_up_within_its_body(served: tuple[Primary, str], wat
     """The primary does not take a part for the whole."""
     app = LiteFSMiddleware(unreached, watcher, replay=Forward(served[1]))
     reply = Reply(app, "POST", "/", io.BytesIO(b"half"), CONTENT_LENGTH="8")
-    assert reply.read() == b"4 bytes of the request's body are missing\n"
+    assert reply.read() == b"The rest of the request's body could not be read. Send the whole request again.\n"
     assert reply.status == "400 Bad Request"
 
 

@@ -40,4 +40,5 @@ class Command(BaseCommand):
                 self.stdout.write("".join(colours.get(style, str)(text) for text, style in line))
         if status.role is Role.UNKNOWN:
             why = "; ".join(reasons(status.sources))
-            raise CommandError("no primary is known" + (f" ({why})" if why else ""))
+            why = f" ({why})" if why else ": a fail-over is under way, or LiteFS is down"
+            raise CommandError(f"no primary is known{why}")
