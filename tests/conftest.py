@@ -16,12 +16,18 @@ from pathlib import Path
 import pytest
 import trio
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 import litefs_watch
 from litefs_watch import Settings, Watcher
 
 PACKAGE = str(Path(litefs_watch.__file__).parent)
 SIMULATOR = str(Path(PACKAGE) / "testing")
+
+# No test depends on a clock: on a busy machine a first run takes what it takes.
+hypothesis_settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("tests")
 
 
 class BlockingCallError(Exception):
