@@ -53,6 +53,7 @@ with SimulatedCluster(2, lag=0.001, fuse=False) as cluster:
 MODULES = {  # of each extra, what needs it
     "cli": "litefs_watch.cli.app",
     "demo": "litefs_watch.cli.demo_web.server",
+    "serve": "litefs_watch.serve.server",
     "trio": "trio",
     "forward": "litefs_watch.asgi.websockets",
     "celery": "litefs_watch.jobs.celery",

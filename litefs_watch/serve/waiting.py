@@ -93,7 +93,7 @@ class Waiting:
         except TimeoutError:
             raise Refusal(503, f"LiteFS did not let its file be read within {timeout:g} s", SOON) from None
         except OSError as error:
-            raise Refusal(503, safe(f"{database}-pos is unreadable: {error.strerror or error}"), SOON) from None
+            raise Refusal(503, safe(f"LiteFS's files can't be read: {error}"), SOON) from None
         if position is None and self._watcher.settings.standalone:
             position = Position(0)  # every wait is met
         if position is None:

@@ -87,7 +87,7 @@ async def test_a_position_is_that_of_the_file(here: Served) -> None:
 async def test_a_position_that_can_t_be_read_is_503(here: Served) -> None:
     """What is in the file is no position; and where LiteFS stands still, nobody waits for ever."""
     here.node.path("app.db-pos").write_text("nonsense")
-    assert "app.db-pos" in await here.refused("/position", 503)
+    assert "LiteFS's files can't be read: app.db-pos" in await here.refused("/position", 503)
 
     async def frozen(database: str | None = None) -> None:
         await anyio.sleep_forever()
