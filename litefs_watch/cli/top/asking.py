@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +24,8 @@ ANSWER_TIMEOUT = 2.0
 """Seconds that the application has for its answer."""
 PATIENCE = 1.0
 """Seconds, as doctor's ``--patience``."""
-_LIMIT = 16 << 20  # bytes: a status names each database, and a node may have ten thousand
+_MOST = 1 << 53  # of anything: what is more has no place in a float
+_LIMIT = 4 << 20  # bytes: a status names each database, and a node may have ten thousand
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +115,11 @@ def understand(url: str, status: int, body: bytes) -> Application:
 
 
 def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST
 
 
 def _is_time(value: object) -> TypeGuard[float]:
-    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value < _MOST
 
 
 async def examine_node(settings: Settings, before: Examined | None = None) -> Examined:

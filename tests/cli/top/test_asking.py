@@ -69,7 +69,13 @@ def test_what_it_may_answer() -> None:
 @given(
     record=st.dictionaries(
         st.sampled_from(["ok", "reason", "process", "waiters", "oldestWait"]),
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.lists(st.none(), max_size=1),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.just(10**400)
+        | st.floats()
+        | st.text(max_size=9)
+        | st.lists(st.none(), max_size=1),
     )
 )
 def test_whatever_it_answers_is_shown(record: dict[str, object]) -> None:
