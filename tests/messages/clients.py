@@ -68,5 +68,5 @@ CASES: list[Case] = [
     case(asked(REPLAY, patience=0.0)),
     case(asked(answer(AHEAD)), "201", AHEAD),
     case(asked(answer("pin")), "201"),
-    case(asked(answer("nonsense")), "201", "litefs-txid"),
+    case(asked(answer("nonsense")), "201", "token"),
 ]
