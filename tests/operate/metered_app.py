@@ -23,7 +23,7 @@ def inner(environ: Any, start_response: Any) -> Any:
     return []
 
 
-gate = LiteFSMiddleware(inner, watcher, timeout=30.0, max_waiting=8, passthrough_paths=["/metrics"])
+gate = LiteFSMiddleware(inner, watcher, timeout=30.0, max_waiting=64, passthrough_paths=["/metrics"])
 
 
 def app(environ: Any, start_response: Any) -> Any:
