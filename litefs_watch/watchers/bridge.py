@@ -6,6 +6,7 @@ ASGI no code of the application runs at the start. One `BlockingWatcher` serves 
 
 from __future__ import annotations
 
+from contextvars import Context
 from functools import partial
 from typing import Any
 
@@ -114,17 +115,35 @@ async def read_position(run: Run, database: str) -> Position | None:
     token, done = current_token(), anyio.Event()
     results: list[Position | None] = []
     errors: list[Exception] = []
+    scopes: list[anyio.CancelScope] = []
+    left = False
 
     async def read() -> None:
         try:
-            results.append(await supervisor.read_position(database))
+            with anyio.CancelScope() as scope:
+                scopes.append(scope)
+                if not left:
+                    results.append(await supervisor.read_position(database))
         except Exception as error:  # noqa: BLE001 - handed to the task that asked
             errors.append(error)
         finally:
             call_soon(token, done.set)
 
-    if run.token is not None and call_soon(run.token, lambda: spawn(read)):
-        await done.wait()
+    def leave() -> None:  # in the run's loop, where the read may not have begun
+        nonlocal left
+        left = True
+        for scope in scopes:
+            scope.cancel()
+
+    def begin() -> None:
+        Context().run(spawn, read)  # ours says which kind of event loop this is: the run's may be of the other
+
+    if run.token is not None and call_soon(run.token, begin):
+        try:
+            await done.wait()
+        except BaseException:
+            call_soon(run.token, leave)  # a frozen LiteFS would keep one task for each that has left
+            raise
     if errors:
         raise errors[0]
     if not results:

@@ -159,6 +159,25 @@ async def test_read_position_is_straight_from_the_file(node: SimulatedNode, watc
         await watcher.read_position("bad.db")
 
 
+async def test_who_leaves_a_read_takes_it_along(watcher: AwaitableWatcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gives up while LiteFS is frozen leaves nothing in the thread's loop, where it would wait until the thaw."""
+    began, ended = threading.Event(), threading.Event()
+
+    async def hang(database: str) -> None:
+        began.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(watcher.watcher.run.supervisor, "read_position", hang)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watcher.read_position)
+        assert await anyio.to_thread.run_sync(began.wait, SOON)
+        tasks.cancel_scope.cancel()
+    assert await anyio.to_thread.run_sync(ended.wait, SOON)
+
+
 async def test_stopping_wakes_everybody(watcher: AwaitableWatcher) -> None:
     """With `WatcherClosed`, which whoever asks later gets too."""
     ended: list[str] = []
