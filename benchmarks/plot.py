@@ -81,7 +81,6 @@ def _noise(places: Sequence[float], y: int) -> str:
 
 def duration(seconds: float) -> str:
     """To two digits."""
-    for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if seconds >= scale * 0.9995:
-            return f"{float(f'{seconds / scale:.2g}'):g} {unit}"
-    return f"{seconds * 1e9:.2g} ns"
+    units = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
+    scale, unit = next((each for each in units if seconds >= each[0] * 0.9995), units[-1])
+    return f"{float(f'{seconds / scale:.2g}'):g} {unit}"

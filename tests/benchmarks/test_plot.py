@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import table
-from benchmarks.plot import percentile, spread
+from benchmarks.plot import duration, percentile, spread
 
 TIMES = st.lists(st.floats(1e-9, 1e3), min_size=1, max_size=30)
 
@@ -36,6 +36,15 @@ def test_a_picture_is_small() -> None:
     chance = random.Random(1)
     samples = {f"way number {way}": [10 ** chance.uniform(-6, 1) for _ in range(5000)] for way in range(7)}
     assert len(spread("title", samples)) < 30_000
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(12.3, "12 s"), (0.35, "350 ms"), (0.00099996, "1 ms"), (1e-6, "1 us"), (1e-7, "100 ns"), (3.2e-10, "0.32 ns")],
+)
+def test_a_duration(seconds: float, text: str) -> None:
+    """In the unit that has few digits before the point."""
+    assert duration(seconds) == text
 
 
 def test_percentiles() -> None:
