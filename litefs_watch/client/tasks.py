@@ -23,7 +23,7 @@ from litefs_watch.client.session import (
     wanted_here,
 )
 from litefs_watch.consistency.options import Secret
-from litefs_watch.errors import WaitTimeout
+from litefs_watch.errors import WaitTimeout, WatcherClosed
 from litefs_watch.watchers.watcher import Watcher
 
 
@@ -41,7 +41,7 @@ class PrimaryClient(httpx2.AsyncClient):
 
     Raises, beside httpx2's errors: `WaitTimeout` where no primary was known (nothing was sent), `NotPrimary` where none took
     it (nothing was done), `NotHereYet` where it was answered and is not here in time (don't send it again: its ``response``
-    is the answer), `TransactionLost`, and `WatcherClosed`.
+    is the answer), `TransactionLost`, and `WatcherClosed` where the watcher does not run (nothing was sent).
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class _PrimaryTransport(httpx2.AsyncBaseTransport):
             if self._wait is not None and (wanted := wanted_here(token, response)) is not None:
                 try:
                     await self._watcher.wait_for_tx(wanted, database=self._database, timeout=self._wait)
-                except WaitTimeout as error:
+                except (WaitTimeout, WatcherClosed) as error:
                     raise late(response, error) from error
         except BaseException:
             with anyio.CancelScope(shield=True):

@@ -22,7 +22,7 @@ from litefs_watch.client.session import (
     wanted_here,
 )
 from litefs_watch.consistency.options import Secret
-from litefs_watch.errors import WaitTimeout
+from litefs_watch.errors import WaitTimeout, WatcherClosed
 from litefs_watch.watchers.blocking import BlockingWatcher
 
 
@@ -87,7 +87,7 @@ class _PrimaryTransport(httpx2.BaseTransport):
             if self._wait is not None and (wanted := wanted_here(token, response)) is not None:
                 try:
                     self._watcher.wait_for_tx(wanted, database=self._database, timeout=self._wait)
-                except WaitTimeout as error:
+                except (WaitTimeout, WatcherClosed) as error:
                     raise late(response, error) from error
         except BaseException:
             response.close()

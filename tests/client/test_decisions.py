@@ -11,7 +11,16 @@ import anyio
 import httpx2
 import pytest
 
-from litefs_watch import BlockingWatcher, ConfigError, NotPrimary, Position, TransactionLost, WaitTimeout, Watcher
+from litefs_watch import (
+    BlockingWatcher,
+    ConfigError,
+    NotPrimary,
+    Position,
+    TransactionLost,
+    WaitTimeout,
+    Watcher,
+    WatcherClosed,
+)
 from litefs_watch.asgi import LiteFSMiddleware
 from litefs_watch.client import BlockingPrimaryClient, BlockingTokenTransport, NotHereYet, PrimaryClient, TokenTransport
 from litefs_watch.client import session as module
@@ -169,6 +178,24 @@ async def test_the_answer_is_there_when_what_it_wrote_is_here(node: SimulatedNod
         node.record("app.db", wrote[0])
         with anyio.fail_after(10):
             await arrived.wait()
+
+
+async def test_a_watcher_that_is_stopped_meanwhile(node: SimulatedNode) -> None:
+    """What was answered is not said to be unsent: it would be sent again. What is asked for later is."""
+    nodes = Nodes(answer(AHEAD))
+    async with Watcher(node.settings()) as watcher, PrimaryClient(watcher, ADDRESS, transport=nodes) as client:
+        async with anyio.create_task_group() as tasks:
+
+            async def post() -> None:
+                with pytest.raises(NotHereYet, match=r"has answered 200, and may have written.*stopped"):
+                    await client.post("/orders")
+
+            tasks.start_soon(post)
+            await anyio.wait_all_tasks_blocked()
+            await watcher.stop()
+        with pytest.raises(WatcherClosed):
+            await client.post("/orders")
+    assert len(nodes.seen) == 1
 
 
 LIES = [
