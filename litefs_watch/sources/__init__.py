@@ -7,7 +7,7 @@
 ====================  ==========================================================================================
 
 Below them: `directory` (one blocking look), `http` (one request, h11), `thread` (where blocking calls run), `rounds` (those
-that nobody waits for, made together for all watchers).
+that nobody waits for, made together for all watchers), `shared_watch` (inotify's one thread for all of them).
 """
 
 from __future__ import annotations

@@ -4,10 +4,11 @@ On LiteFS's own mount inotify never fires for ``-pos``, ``.primary`` or ``.lag``
 the kernel sees no write. There, while the event stream is away, the data directory serves, an ordinary disk on which each
 transaction renames a file into ``dbs/DB/ltx/``, a moment *before* it is applied.
 
-watchfiles returns after two steps without news, so ``step`` is its latency and its price: 1 ms costs 2 % of a core, 50 ms
-costs 0.2 %. The slow watch runs always, the quick one only while somebody waits. Neither is trusted: a timeout may have lost
-an event and the queue may have overflown, so each wake and each timeout means 'look again'; and a watch on a folder that was
-removed, unmounted or made anew is silent for ever, so the folders' identity is checked once a second, in the rounds.
+watchfiles returns after two steps without news, so its step is its latency and its price. The slow watch runs always, one
+for all of the process (`shared_watch`); a quick one of its own only while somebody waits. Neither is trusted: an event may
+be lost and the queue may overflow, so each wake means 'look again', and the re-read is the net below; and a watch on a
+folder that was removed, unmounted or made anew is silent for ever, so the folders' identity is checked once a second, in
+the rounds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 
@@ -26,24 +28,25 @@ from litefs_watch.core.readings import Mount
 from litefs_watch.settings import DEFAULT_DATA_DIR
 from litefs_watch.sources import Health
 from litefs_watch.sources.directory import current_mount_kind
-from litefs_watch.sources.inotify import QUICK_STEP, SLOW_STEP, Watch
+from litefs_watch.sources.inotify import QUICK_STEP, Folders, OwnWatch, Watch
 from litefs_watch.sources.rounds import Outcome, Visit
+from litefs_watch.sources.shared_watch import SlowWatch, can_share
 from litefs_watch.sources.thread import CallThread
 
 CHECK_INTERVAL = 1.0
 """Seconds between two checks that the watched folders are still the same ones."""
-PLAN_INTERVAL = 10.0
+PLAN_INTERVAL = 60.0
 """Seconds between two considerations of what to watch, while those folders are the same ones."""
+LATE = 2.0
+"""Seconds after which a slow watch that is not in place yet is said to be late."""
 LINGER = 1.0
 """Seconds that the quick watch stays after the last waiter: starting one costs more than that."""
 FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0
 """Seconds before a watch that failed is tried again, doubled each time: where inotify is used up, it stays so for long."""
-_SETUP = 0.005  # seconds: within this a new watch is in place; what happened before is found by a look after it
+
+W = TypeVar("W", bound=Watch)
 
 _LTX = re.compile(r"[0-9a-f]{16}-([0-9a-f]{16})\.ltx")
-
-Folders = dict[Path, tuple[int, int]]
-"""The folders to watch, and the identity of each (device, inode)."""
 
 
 class FolderWatch:
@@ -59,7 +62,6 @@ class FolderWatch:
         data_dir: Path | None,
         *,
         look: Callable[[str | None], None],
-        look_at: Callable[[float], None],
         expect: Callable[[str, int], None],
         databases: Callable[[], set[str]],
         needed: Callable[[], bool],
@@ -72,7 +74,6 @@ class FolderWatch:
         self.data_dir = data_dir
         """LiteFS's data directory, once it is known."""
         self._look = look
-        self._look_at = look_at
         self._expect = expect
         self._databases = databases
         self._needed = needed
@@ -84,8 +85,7 @@ class FolderWatch:
         self._folders: Folders = {}
         self._on_data = False
         self._slow: Watch | None = None
-        self._quick: Watch | None = None
-        self._failure: str | None = None  # why the last watch failed, until the next one has proven itself
+        self._quick: OwnWatch | None = None
         self._failed_at = self._retry_at = float("-inf")
         self._pause = FIRST_PAUSE
         self._detail = ""
@@ -123,7 +123,7 @@ class FolderWatch:
                 if self._hurried():
                     quick_until = now + LINGER
                     if self._quick is None and self.covers:
-                        self._quick = self._start(QUICK_STEP)
+                        self._quick = self._start(partial(OwnWatch, step=QUICK_STEP))
                 elif now >= quick_until:
                     self._stop_quick()
                 next_check = max(0.0, self._check_at - time.monotonic())
@@ -148,21 +148,32 @@ class FolderWatch:
         """Watch what is there to be watched now."""
         self._check_at = time.monotonic() + CHECK_INTERVAL
         needed, databases = self._needed(), self._databases()
-        folders, on_data, detail = await self._thread.run(lambda: self._plan(needed, databases))
+
+        def plan() -> tuple[Folders, bool, str, bool]:
+            folders, on_data, detail = self._plan(needed, databases)
+            return folders, on_data, detail, can_share(folders)
+
+        folders, on_data, detail, shared = await self._thread.run(plan)
         if folders and time.monotonic() < self._retry_at:
             return
         if folders != self._folders:
             self._stop_both()
             self._folders, self._on_data = folders, on_data
-            self._slow = self._start(SLOW_STEP) if folders else None
+            self._slow = self._start(SlowWatch if shared else OwnWatch) if folders else None
         self._detail = detail
         if not folders:
             self.health.down(detail, level=logging.INFO)
-        elif self._failure is None:
+        elif self.covers:
             self.health.up(detail)
+        elif self._slow is not None and time.monotonic() > self._slow.since + LATE:
+            self.health.down(f"{detail}, once the watch of all in this process is in place")
         if self.covers:
-            self._check_at = time.monotonic() + PLAN_INTERVAL
-            self._await_visit()
+            self._rely()
+
+    def _rely(self) -> None:
+        """The watch is in place: its folders are compared from now on, and what to watch is seldom considered anew."""
+        self._check_at = time.monotonic() + PLAN_INTERVAL
+        self._await_visit()
 
     def _await_visit(self) -> None:
         """Have the folders' identity looked at in the rounds."""
@@ -184,8 +195,8 @@ class FolderWatch:
 
     @property
     def covers(self) -> bool:
-        """Whether a watch is in place; after one that failed, only once the next has answered."""
-        return self._slow is not None and self._failure is None
+        """Whether a watch is in place."""
+        return self._slow is not None and self._slow.in_place
 
     def _plan(self, needed: bool, databases: set[str]) -> tuple[Folders, bool, str]:
         """Blocking. The folders to watch, whether they are LiteFS's data, and a word on it."""
@@ -209,9 +220,9 @@ class FolderWatch:
             return {}, True, f"{silent}, and {dbs} is not there: set LITEFS_DATA_DIR (data_dir=) to LiteFS's 'data.dir'"
         return folders, True, f"watching LiteFS's data directory {data_dir}, since {silent}"
 
-    def _start(self, step: int) -> Watch:
-        watch = Watch(list(self._folders), step, self._changed, self._failed, self._raised)
-        self._look_at(time.monotonic() + _SETUP)
+    def _start(self, kind: Callable[..., W]) -> W:
+        watch = kind(self._folders, self._changed, self._failed, self._raised)
+        watch.start()
         return watch
 
     def _stop_quick(self) -> None:
@@ -225,10 +236,17 @@ class FolderWatch:
             self._slow.stop()
             self._slow = None
 
-    def _changed(self, paths: list[str]) -> None:
-        if self._failure is not None:
-            self._failure = None
+    def _changed(self, paths: list[str], gone: bool) -> None:
+        """Something has, or the watch has come into place; or a folder is ``gone``: what is there now is another one."""
+        if gone:
+            self._stop_both()
+            self._folders, self._check_at = {}, 0.0
+            self.stir()
+        elif self.covers and not self.health.alive:
             self.health.up(self._detail)
+            self._rely()
+        elif self._quick is None and self._hurried():
+            self.stir()
         if self._on_data:
             self._data_changed(paths)
             return
@@ -258,7 +276,7 @@ class FolderWatch:
         now = time.monotonic()
         steady = now - self._failed_at > 2 * LAST_PAUSE
         self._pause = FIRST_PAUSE if steady else min(2 * self._pause, LAST_PAUSE)
-        self._failure, self._failed_at, self._retry_at = reason, now, now + self._pause
+        self._failed_at, self._retry_at = now, now + self._pause
         self._stop_both()
         self._folders = {}
         self.health.down(f"{reason}; tried again in {self._pause:g} s")

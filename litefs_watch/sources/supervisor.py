@@ -79,7 +79,6 @@ class Supervisor:
             litefs_dir,
             settings.data_dir,
             look=self._reread.look,
-            look_at=self._reread.look_at,
             expect=self._reread.expect,
             databases=known,
             needed=lambda: self._stream.attempted and not self._stream.health.alive,

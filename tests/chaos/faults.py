@@ -326,9 +326,9 @@ def deafness() -> Iterator[set[Path]]:
     deaf: set[Path] = set()
     heard = FolderWatch._changed
 
-    def changed(self: FolderWatch, paths: list[str]) -> None:
+    def changed(self: FolderWatch, paths: list[str], gone: bool) -> None:
         if self._litefs_dir not in deaf:
-            heard(self, paths)
+            heard(self, paths, gone)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FolderWatch, "_changed", changed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import watchfiles
 from litefs_watch.core.readings import Mount
 from litefs_watch.sources import files as files_module
 from litefs_watch.sources.files import FolderWatch
+from litefs_watch.sources.inotify import Folders
+from litefs_watch.sources.shared_watch import can_share
 from litefs_watch.testing import SimulatedNode, fuse_available
 
 SOON = 10.0
@@ -42,7 +44,6 @@ class Recorder:
             litefs_dir,
             data_dir,
             look=lambda database: self._said(self.looks, database),
-            look_at=lambda _: None,
             expect=lambda database, txid: self._said(self.expected, (database, txid)),
             databases=lambda: self.databases,
             needed=lambda: self.needed,
@@ -142,6 +143,34 @@ async def test_a_folder_that_is_mounted_over_is_left_alone(recorder: Recorder, t
         await recorder.until(lambda: watch.health.alive)
 
 
+async def test_a_mount_that_appears_while_it_is_planned_covers_nothing(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planned as an ordinary folder, it is LiteFS's mount when it is to be watched: silent, and said to be."""
+    if reason := fuse_available():
+        pytest.skip(reason)
+    recorder.needed = False
+    node = SimulatedNode(tmp_path, fuse=True)
+    node.litefs_dir.mkdir()
+    covered: list[bool] = []
+
+    def mount_then(folders: Iterable[Path]) -> bool:
+        shareable = can_share(folders)
+        if not node.running:
+            node.start()
+        return shareable
+
+    monkeypatch.setattr(files_module, "can_share", mount_then)
+    try:
+        async with running(recorder.watch(node.litefs_dir)) as watch:
+            monkeypatch.setattr(watch.health, "up", lambda _: covered.append(True))
+            await recorder.until(lambda: "inotify is silent on LiteFS's mount" in watch.health.status.detail)
+            assert not covered
+            assert not watch.covers
+    finally:
+        await anyio.to_thread.run_sync(node.close)
+
+
 @pytest.fixture
 def a_mount(monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder passes for LiteFS's mount."""
@@ -208,15 +237,17 @@ async def test_what_is_watched_is_compared_in_the_rounds(
     identify = files_module._identify
     compared: list[int] = []
 
-    def compare(paths: list[Path]) -> files_module.Folders:
+    def compare(paths: list[Path]) -> Folders:
         (compared if "rounds" in threading.current_thread().name else planned).append(1)
         return identify(paths)
 
     monkeypatch.setattr(files_module, "_identify", compare)
     with pytest.RaisesGroup(ZeroDivisionError):
         async with running(recorder.watch(tmp_path)) as watch:
+            await recorder.until(lambda: watch.covers)
+            planned.clear()
             await recorder.until(lambda: len(compared) > 5)
-            assert len(planned) <= 2
+            assert not planned
             assert watch.covers
             monkeypatch.setattr(files_module, "_identify", lambda _: 1 / 0)
             await anyio.sleep(SOON)
@@ -262,7 +293,11 @@ async def test_quick_only_while_somebody_waits(tmp_path: Path, recorder: Recorde
         watch.stir()
         await recorder.until(lambda: watch._quick is not None)
         assert watch._quick is not None
-        assert (watch._quick._step, watch._slow and watch._slow._step) == (1, 50)
+        assert watch._quick._step == 1
+        assert {thread.name for thread in threading.enumerate() if "inotify" in thread.name} == {
+            "litefs_watch inotify, 50 ms",
+            "litefs_watch inotify, 1 ms",
+        }
         recorder.hurried = False
         await recorder.until(lambda: watch._quick is None)
         assert watch.covers

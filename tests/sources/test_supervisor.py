@@ -13,7 +13,10 @@ import pytest
 
 from litefs_watch import WatcherClosed
 from litefs_watch.core.readings import Silence, StreamEnded
+from litefs_watch.sources import rounds as rounds_module
+from litefs_watch.sources import shared_watch as shared_module
 from litefs_watch.sources import supervisor as supervisor_module
+from litefs_watch.sources import thread as thread_module
 from litefs_watch.sources.directory import Directory
 from tests.sources.supervisors import SOON, Harness, write
 
@@ -120,6 +123,9 @@ async def test_a_read_amid_the_pause_waits(harness: Harness, monkeypatch: pytest
 
 async def test_no_thread_to_be_had(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the process has no more threads for a moment, each source comes later."""
+    monkeypatch.setattr(thread_module, "_cache", thread_module._Cache())  # others may have left threads to be lent
+    monkeypatch.setattr(rounds_module, "_rounds", rounds_module._Rounds())
+    monkeypatch.setattr(shared_module, "_shared", shared_module.SharedWatch())
     failing = Failing(threading.Thread.start, RuntimeError("can't start new thread"))
     monkeypatch.setattr(threading.Thread, "start", lambda thread: failing(thread))
     failing.times = 5
