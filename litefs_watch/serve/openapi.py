@@ -149,7 +149,9 @@ def document() -> dict[str, Any]:
             }
         },
         "/status": {
-            "get": _operation("All that is known", {200: ("Status", "As of one moment."), 503: ("Error", "Nothing.")})
+            "get": _operation(
+                "All that is known", {200: ("Status", "As of one moment."), 503: ("Error", "The watcher does not run.")}
+            )
         },
         "/metrics": {
             "get": {

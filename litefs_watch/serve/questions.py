@@ -94,7 +94,7 @@ Timeout = Annotated[
     float,
     BeforeValidator(_seconds),
     WithJsonSchema({"type": ["number", "string"], "minimum": 0, "examples": [0.5, "500ms"], "description": "Seconds; the "
-                    "sidecar has a limit of its own (--max-timeout). 0: what is true now."}),
+                    "sidecar has a limit of its own (--max-timeout)."}),
 ]  # fmt: skip
 
 

@@ -30,7 +30,8 @@ class Connection:
     headers: dict[str, str] = field(default_factory=dict)
 
     async def start(self) -> None:
-        message = await self.messages.receive()
+        with anyio.fail_after(SOON):
+            message = await self.messages.receive()
         self.status = message["status"]
         self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
 
@@ -41,13 +42,17 @@ class Connection:
             return body
 
     async def json(self) -> Any:
-        with anyio.fail_after(SOON):
-            await self.start()
-            return json.loads(await self.take())
+        await self.start()
+        return json.loads(await self.take())
 
     async def events(self) -> list[dict[str, Any]]:
         """The next piece, as server-sent events, with their ids among their data."""
         return [event for event in map(_event, (await self.take()).decode().split("\n\n")) if event]
+
+    async def ended(self) -> None:
+        """Until the application has returned."""
+        with anyio.fail_after(SOON):
+            await self.over.wait()
 
     def leave(self) -> None:
         """As a client that closes its connection: whatever is sent to it goes nowhere, and waits for nobody."""
@@ -106,10 +111,7 @@ async def asked(
             tasks.start_soon(run)
             yield connection
             connection.leave()
-            with anyio.move_on_after(SOON):
-                await connection.over.wait()
-            tasks.cancel_scope.cancel()
-            assert connection.over.is_set(), "the application goes on though its client has left"
+            await connection.ended()  # it doesn't go on without its client
 
 
 async def until(condition: Any) -> None:

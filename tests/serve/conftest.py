@@ -15,6 +15,7 @@ from litefs_watch import Watcher
 from litefs_watch.serve.app import Sidecar
 from litefs_watch.serve.options import Options
 from litefs_watch.testing import SimulatedNode
+from tests.serve.asking import SOON
 
 
 @dataclass
@@ -31,7 +32,8 @@ class Served:
         return self.sidecar.app
 
     async def ask(self, path: str, **headers: str) -> httpx2.Response:
-        return await self.client.get(path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        with anyio.fail_after(SOON):
+            return await self.client.get(path, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
     async def refused(self, path: str, status: int, **headers: str) -> str:
         """The words of a refusal."""

@@ -121,7 +121,7 @@ async def test_the_end_is_an_event(here: Served) -> None:
         await here.watcher.stop()
         (last,) = await connection.events()
         assert last["type"] == "closing"
-        await connection.over.wait()
+        await connection.ended()
 
 
 async def test_one_that_does_not_read_is_cut_off_at_the_end(here: Served) -> None:
@@ -129,7 +129,7 @@ async def test_one_that_does_not_read_is_cut_off_at_the_end(here: Served) -> Non
     async with asked(here.app, "/events") as connection:
         await opened(connection)
         await here.watcher.stop()
-        await connection.over.wait()
+        await connection.ended()
         assert here.sidecar.subscribers.taken == 0
 
 
@@ -141,7 +141,7 @@ async def test_only_so_many_follow(node: SimulatedNode) -> None:
             full = await small.ask("/events")
             assert (full.status_code, full.headers["retry-after"]) == (429, "1")
             connection.leave()
-            await connection.over.wait()
+            await connection.ended()
         async with asked(small.app, "/events") as connection:
             assert (await opened(connection))["type"] == "status"
 

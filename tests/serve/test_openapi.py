@@ -84,7 +84,7 @@ async def test_metrics_tell_of_the_node_and_of_waits(here: Served) -> None:
         await until(lambda: here.watcher.statistics().waiters)
         response = await here.ask("/metrics")
         connection.leave()
-        await connection.over.wait()
+        await connection.ended()
     samples = {
         (sample.name, *sample.labels.values()): sample.value
         for text in (response.text, (await here.ask("/metrics")).text)
