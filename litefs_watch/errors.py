@@ -6,7 +6,7 @@
     ├── ConfigError     (ValueError)    the settings can't work; says what to set
     ├── WireError       (ValueError)    LiteFS, or what stands in its place, said something unreadable
     ├── WaitTimeout     (TimeoutError)  what was waited for did not happen in time
-    │   └── NotHereYet                  … what the primary has answered to this node's own request; don't send it again
+    ├── NotHereYet                      the primary has answered this node's own request, and this node is behind it
     ├── TokenError      (ValueError)    a token is none, or is signed by nobody whom this process believes
     ├── TransactionLost                 a fail-over has dropped the transaction that was waited for
     ├── WatcherClosed                   you stopped the watcher, or have not started it
@@ -42,10 +42,11 @@ class WaitTimeout(LiteFSWatchError, TimeoutError):
     """What was waited for did not happen in time."""
 
 
-class NotHereYet(WaitTimeout):
+class NotHereYet(LiteFSWatchError):
     """The primary has answered a request of this node's own, and what it wrote is not known to be here: don't send it again.
 
-    ``response`` is the answer, without its body.
+    No `WaitTimeout`: who catches one tries again, and the middleware sends a handler's own on to the primary, where it would
+    all be done twice. ``response`` is the answer, without its body.
     """
 
     def __init__(self, message: str, response: object = None) -> None:

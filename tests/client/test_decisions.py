@@ -198,6 +198,21 @@ async def test_a_watcher_that_is_stopped_meanwhile(node: SimulatedNode) -> None:
     assert len(nodes.seen) == 1
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_in_a_handler_what_was_done_is_not_done_twice(node: SimulatedNode, method: str) -> None:
+    """The middleware sends a handler that waited in vain on to the primary, where it would post again. This is a 500."""
+    nodes = Nodes(answer(AHEAD))
+    async with Watcher(node.settings()) as watcher, PrimaryClient(watcher, ADDRESS, wait=0.01, transport=nodes) as primary:
+
+        async def page(scope: Any, receive: Any, send: Any) -> None:
+            await primary.post("/visits")
+
+        below = httpx2.ASGITransport(LiteFSMiddleware(page, watcher, read_paths=["/"]), raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=below, base_url="https://shop") as client:
+            assert (await client.request(method, "/")).status_code == 500
+    assert len(nodes.seen) == 1
+
+
 LIES = [
     pytest.param(str(AHEAD), "did not reach", id="of a stranger, or huge"),
     pytest.param("f" * 16 + "/" + "f" * 16, "did not reach", id="the largest"),
