@@ -40,15 +40,17 @@ async def command(settings: Settings, as_json: bool, config: Path | None, fly: P
     """Look at the directory, LiteFS's API and event stream, its data directory, and this machine's limits, twice, and at
     litefs.yml and fly.toml where they are. Changes nothing.
 
-    Each finding has a code, of which docs/doctor.md tells more. Status 1 where something is an error, else 0.
+    Each finding has a code, of which docs/doctor.md tells more. Status 1 where something is an error, else 0; "ok" in the
+    JSON is the same.
     """
     facts = await gather(settings, patience, config=config, fly=fly)
     found = examine(facts)
+    ok = all(finding.severity is not Severity.ERROR for finding in found)
     if as_json:
-        emit({"ok": not found, "looked": looked_at(facts), "findings": [record(finding) for finding in found]})
+        emit({"ok": ok, "looked": looked_at(facts), "findings": [record(finding) for finding in found]})
     else:
         show(found, facts)
-    return 1 if any(finding.severity is Severity.ERROR for finding in found) else 0
+    return 0 if ok else 1
 
 
 def record(finding: Finding) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 import tomllib
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def fly_toml(path: Path | None) -> Config | None:
 
 def _read(path: Path) -> str | Config:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to open one may wait for its other end, or set something going
+            return Config(path, "it is a pipe, a device or a directory, and no file")
         with path.open("rb") as file:
             raw = file.read(LARGEST + 1)
     except OSError as error:

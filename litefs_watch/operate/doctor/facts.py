@@ -52,6 +52,10 @@ class Facts:
     database: str | None
     patience: float
     """Seconds that anything was waited for, and that lie between the two looks."""
+    hostname: str = ""
+    """This node's own name, by its settings."""
+    thread_fault: str | None = None
+    """Why no thread can be had: then nothing was looked at."""
     standalone: bool = False
     exists: bool = True
     """Whether there is anything at ``directory``."""

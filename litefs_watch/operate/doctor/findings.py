@@ -40,6 +40,7 @@ class Finding:
 
 CODES: dict[str, Severity] = {
     "standalone": Severity.NOTE,
+    "thread-limit": Severity.ERROR,
     "no-directory": Severity.ERROR,
     "not-mounted": Severity.ERROR,
     "dead-mount": Severity.ERROR,
@@ -52,6 +53,7 @@ CODES: dict[str, Severity] = {
     "no-database": Severity.ERROR,
     "no-primary": Severity.ERROR,
     "never-replicated": Severity.ERROR,
+    "same-hostname": Severity.ERROR,
     "lag": Severity.ERROR,
     "blocked": Severity.ERROR,
     "data-directory": Severity.WARNING,
@@ -79,6 +81,10 @@ def _finding(code: str, seen: str, remedy: str) -> Finding:
 
 
 def _node(facts: Facts) -> Iterator[Finding]:
+    if facts.thread_fault is not None:
+        seen = f"No thread can be had: {safe(facts.thread_fault)}. So nothing was looked at, and no watcher can run."
+        yield _finding("thread-limit", seen, "Raise the limit (ulimit -u, the container's), or end what uses it up.")
+        return
     yield from _directory(facts)
     if facts.api is not None:
         yield from _api(facts.api)
@@ -87,6 +93,7 @@ def _node(facts: Facts) -> Iterator[Finding]:
         yield from _files(facts)
         yield from _blocked(facts)
         yield from _role(facts)
+        yield from _names(facts)
 
 
 def _directory(facts: Facts) -> Iterator[Finding]:
@@ -167,6 +174,22 @@ def _role(facts: Facts) -> Iterator[Finding]:
         yield _finding("lag", seen, "Is the primary frozen, or the network in between down? Look at both LiteFS logs.")
 
 
+def _names(facts: Facts) -> Iterator[Finding]:
+    """``.primary`` is there on replicas alone, and in a hand-over for a moment."""
+    first, second = facts.first, facts.second
+    if first is None or second is None or first.primary is None or second.primary is None:
+        return
+    name, leads = second.primary.hostname, facts.api is not None and facts.api.info is not None and facts.api.info.is_primary
+    if leads or name is None or name != first.primary.hostname:
+        return
+    lease = _section(facts.litefs_yml.values, "lease") if facts.litefs_yml is not None else {}
+    own = None if lease.get("type") == "static" else lease.get("hostname")  # there it is the primary's
+    if name in (facts.hostname, own):
+        seen = f"This node is a replica of {safe(name)!r}, and is called so itself: two nodes have the same hostname."
+        remedy = "Give each node a 'lease.hostname' of its own (by default it is the machine's). Where hostname= or "
+        yield _finding("same-hostname", seen, remedy + "FLY_MACHINE_ID is set here, it must be this node's.")
+
+
 def _blocked(facts: Facts) -> Iterator[Finding]:
     for name, before in sorted(facts.positions().items()):
         after = facts.positions(second=True).get(name)
@@ -207,7 +230,11 @@ def examine_files(facts: Facts) -> Iterator[Finding]:
     """What is wrong with ``litefs.yml`` and ``fly.toml`` alone."""
     for config in (facts.litefs_yml, facts.fly_toml):
         if config is not None and config.fault is not None:
-            yield _finding("bad-config", f"{safe(str(config.path))}: {safe(config.fault)}.", "Mend the file.")
+            yield _finding(
+                "bad-config",
+                f"{safe(str(config.path))}: {safe(config.fault)}.",
+                "Mend it, or name another one.",
+            )
     if facts.litefs_yml is not None:
         yield from _litefs_yml(facts.litefs_yml)
     if facts.fly_toml is not None:

@@ -36,7 +36,15 @@ _IN_CREATE = 0x100
 
 async def gather(settings: Settings, patience: float, *, config: Path | None = None, fly: Path | None = None) -> Facts:
     """The facts. Each look takes ``patience`` seconds at most, and there are about ten, whatever hangs."""
-    yml, toml, mounts, inotify = await _on_this_machine(patience, config, fly)
+    try:
+        return await _gather(settings, patience, config, fly)
+    except _NoThreadError as error:
+        return Facts(settings.litefs_dir or Path(), settings.database, patience, thread_fault=str(error))
+
+
+async def _gather(settings: Settings, patience: float, config: Path | None, fly: Path | None) -> Facts:
+    yml, toml = await _configurations(patience, config, fly)
+    mounts, inotify = await within(patience, lambda: (tuple(litefs_mounts()), inotify_fault())) or ((), None)
     directory = settings.litefs_dir or Path()
     if settings.standalone:
         return Facts(directory, settings.database, patience, standalone=True, litefs_yml=yml, fly_toml=toml)
@@ -56,6 +64,7 @@ async def gather(settings: Settings, patience: float, *, config: Path | None = N
         directory,
         settings.database,
         patience,
+        hostname=settings.node_name,
         litefs_yml=yml,
         fly_toml=toml,
         exists=exists is not False,
@@ -72,15 +81,14 @@ async def gather(settings: Settings, patience: float, *, config: Path | None = N
     )
 
 
-async def _on_this_machine(
-    patience: float, config: Path | None, fly: Path | None
-) -> tuple[Config | None, Config | None, tuple[str, ...], str | None]:
-    """The configurations, where LiteFS is mounted, and why inotify can't be used."""
-
-    def look() -> tuple[Config | None, Config | None, tuple[str, ...], str | None]:
-        return litefs_yml(config), fly_toml(fly), tuple(litefs_mounts()), inotify_fault()
-
-    return await within(patience, look) or (None, None, (), None)
+async def _configurations(patience: float, config: Path | None, fly: Path | None) -> tuple[Config | None, Config | None]:
+    """What is in ``litefs.yml`` and ``fly.toml``; the disk that they are on may hang, too, which is said of those that are
+    given: of the others one sees that they were not looked at."""
+    if (found := await within(patience, lambda: (litefs_yml(config), fly_toml(fly)))) is not None:
+        return found
+    fault = f"it did not answer within {patience:g} s"
+    yml, toml = (None if path is None else Config(path, fault) for path in (config, fly))
+    return yml, toml
 
 
 def _exists(directory: Path) -> bool:
@@ -94,10 +102,26 @@ def _exists(directory: Path) -> bool:
     return True
 
 
+class _NoThreadError(Exception):
+    """No thread can be had: nothing can be looked at."""
+
+
 async def within(patience: float, function: Callable[[], T]) -> T | None:
-    """What it returns; None where it has not by then, or there is no thread for it."""
+    """What it returns; None where it has not by then. Raises `_NoThreadError` where it was not even called."""
+    called = False
+
+    def call() -> T:
+        nonlocal called
+        called = True
+        return function()
+
     with anyio.move_on_after(patience):
-        return await CallThread(_THREAD).run(function)
+        try:
+            return await CallThread(_THREAD).run(call)
+        except RuntimeError as error:
+            if called:
+                raise
+            raise _NoThreadError(str(error)) from error
     return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from litefs_watch import Settings
+from litefs_watch.operate.doctor import gathering
 from litefs_watch.operate.doctor.configs import fly_toml, litefs_yml
 from litefs_watch.operate.doctor.findings import CODES, examine
-from tests.operate.doctor.looking import codes, facts
+from litefs_watch.operate.doctor.gathering import gather
+from litefs_watch.testing import SimulatedNode
+from tests.operate.doctor.looking import PATIENCE, codes, facts
 
 GOOD_YML = "fuse: {dir: /litefs}\nlease: {type: static, hostname: a, candidate: '${FLY_REGION == PRIMARY_REGION}'}\n"
 
@@ -38,6 +43,30 @@ async def test_configurations(tmp_path: Path, yml: str, toml: str, expected: lis
     (tmp_path / "fly.toml").write_text(toml)
     found = await codes(Settings(tmp_path, standalone=True))
     assert sorted(found) == sorted([*expected, "standalone"])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+async def test_what_is_no_file_is_not_opened(tmp_path: Path, kind: str) -> None:
+    """Nobody writes into the pipe: it is said, in a sentence, and all else is looked at."""
+    path = tmp_path / "pipe" if kind == "pipe" else Path("/dev/full")
+    if kind == "pipe":
+        os.mkfifo(path)
+    with SimulatedNode() as node:
+        found = examine(await gather(node.settings(hostname="x", database="ap.db"), PATIENCE, config=path, fly=path))
+    assert [finding.code for finding in found] == ["bad-config", "bad-config", "no-database"]
+    assert found[0].seen == f"{path}: it is a pipe, a device or a directory, and no file."
+
+
+async def test_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that was given is said; the node is not passed over for that."""
+    hangs = threading.Event()
+    monkeypatch.setattr(gathering, "litefs_yml", lambda path: hangs.wait(30))
+    try:
+        found = examine(await gather(Settings(tmp_path / "nowhere", api_url=None), PATIENCE, fly=tmp_path / "fly.toml"))
+    finally:
+        hangs.set()
+    assert [finding.code for finding in found] == ["bad-config", "no-directory"]
+    assert "did not answer within" in found[0].seen
 
 
 CONFIG = st.text("[]{}:=\"'\n- &*!|>${}x1", max_size=80).map(str.encode)

@@ -17,12 +17,15 @@ from pathlib import Path
 import pytest
 
 from litefs_watch import Position, Settings
+from litefs_watch.cli.app import run as call
 from litefs_watch.core.readings import DirectoryRead, Mount, Named
 from litefs_watch.operate.doctor import gathering
-from litefs_watch.operate.doctor.facts import Config
+from litefs_watch.operate.doctor.facts import Api, Config
 from litefs_watch.operate.doctor.findings import CODES, Severity, examine
 from litefs_watch.operate.doctor.gathering import gather, who_holds
+from litefs_watch.sources.wire import Info
 from litefs_watch.testing import SimulatedNode, fuse_available
+from tests.environment import environment_of
 from tests.operate.doctor.looking import PATIENCE, codes, facts
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -179,6 +182,62 @@ async def test_no_primary_no_first_replication_and_lag(node: SimulatedNode) -> N
     for lag, code in ((2147483647, "never-replicated"), (11_000, "lag"), (-50, None)):
         node.set_lag(lag)
         assert await codes(node.settings()) == ([code] if code else [])
+
+
+async def test_two_nodes_of_one_name(node: SimulatedNode) -> None:
+    """A replica whose primary is called as itself; not for the moment of a hand-over, nor on the primary."""
+    node.set_primary("node-b")
+    node.heartbeat()
+    assert await codes(node.settings(hostname="node-b")) == ["same-hostname"]
+    self_named = DirectoryRead(0.0, Mount.LITEFS, Named("node-b"), 0, {"app.db": Position(5)})
+    assert [each.code for each in examine(facts(hostname="node-b", first=self_named, second=self_named))] == [
+        "same-hostname"
+    ]
+    assert examine(facts(hostname="node-b", second=self_named)) == []
+    leads = Api("http://localhost:20202", Info(isPrimary=True))
+    assert examine(facts(hostname="node-b", first=self_named, second=self_named, api=leads)) == []
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("consul", ["same-hostname"]), ("static", [])])
+def test_a_name_in_litefs_yml(kind: str, expected: list[str]) -> None:
+    """Is this node's own; but of a static lease, where it is the primary's."""
+    yml = Config(Path("litefs.yml"), values={"lease": {"type": kind, "hostname": "node-b"}})
+    named = DirectoryRead(0.0, Mount.LITEFS, Named("node-b"), 0, {"app.db": Position(5)})
+    assert [each.code for each in examine(facts(litefs_yml=yml, first=named, second=named))] == expected
+
+
+async def test_no_thread_can_be_had(node: SimulatedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said, and nothing is taken for frozen; a look's own error is another."""
+
+    def none_left(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("litefs_watch.sources.thread.lend", none_left)
+    found = examine(await gather(node.settings(), PATIENCE))
+    assert [finding.code for finding in found] == ["thread-limit"]
+    assert "can't start new thread" in found[0].seen
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        await gathering.within(10, none_left)
+
+
+@pytest.mark.parametrize(("yml", "status"), [("proxy: {addr: ':8080'}", 0), ("proxy: [", 1)])
+def test_json_and_exit_status_agree(
+    node: SimulatedNode,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    yml: str,
+    status: int,
+) -> None:
+    """Warnings leave both well."""
+    (tmp_path / "own.yml").write_text(yml)
+    for name, value in environment_of(node).items():
+        monkeypatch.setenv(name, value)
+    assert call(["doctor", "--json", "--patience", "0.1", "--config", str(tmp_path / "own.yml")]) == status
+    record = json.loads(capsys.readouterr().out)
+    assert record["ok"] is (status == 0)
+    assert len(record["findings"]) == 1
 
 
 def test_who_has_a_database_open(tmp_path: Path) -> None:
