@@ -19,6 +19,7 @@ A map of the package, in the order of the data::
     halt/           writing from a replica, under LiteFS's HALT lock
     jobs/           tokens on the messages of queues; the tasks of Celery, Django, Dramatiq, Huey, Taskiq wait for theirs
     operate/        the status in words, for whoever operates a node
+    serve/          the watcher as a sidecar, over HTTP, for applications in any language
     cli, testing    the command; the simulated node and cluster, with pytest's fixtures in pytest_plugin
 
 The names below are loaded when they are first used. What is not among them is in a module of its own, for who uses it.

@@ -25,7 +25,8 @@ def notify(message: str, environ: Mapping[str, str] = os.environ) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sender:
             sender.sendto(message.encode(), address)
     except OSError as error:
-        logger.warning("systemd was not told %s: %s", message, error)
+        if message != ALIVE:  # which comes again, and need not be said each time
+            logger.warning("systemd was not told %s: %s", message, error)
         return False
     return True
 

@@ -13,10 +13,12 @@ from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
-from litefs_watch.cli.app import run
+from litefs_watch.cli.app import app, run
 from litefs_watch.testing import SimulatedNode
+from tests.docs.pages import PAGES
 
 Start = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
 SOON = 20.0
@@ -148,6 +150,17 @@ def test_a_port_that_is_taken_is_status_1(capsys: pytest.CaptureFixture[str]) ->
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         assert run(["serve", "--dir", "/nowhere", "--port", str(other.getsockname()[1])]) == 1
     assert capsys.readouterr().err == "litefs-watch: Address already in use\n"
+
+
+def test_each_option_stands_on_the_page() -> None:
+    """With its default; and no other."""
+    command: Any = app.get_command(click.Context(app), "serve")
+    rows = [row.split("|")[1:3] for row in PAGES["serve.md"].splitlines() if row.startswith("| `-")]
+    named = {word.strip("` "): default.strip(" `") for words, default in rows for word in words.split(",")}
+    options = {parameter.opts[0]: parameter for parameter in command.params}
+    assert named.keys() - {"-vv", "-v"} == options.keys() - {"--json", "-v", "--help"} - {"-d"} | {"--database"}
+    for name in ("--host", "--port", "--max-waiting", "--max-subscribers", "--max-timeout", "--kept"):
+        assert str(options[name].default).removesuffix(".0").endswith(named[name])
 
 
 def test_without_its_extra_it_says_what_to_install() -> None:

@@ -80,7 +80,7 @@ async def test_the_page_needs_nothing_from_elsewhere(here: Served) -> None:
 async def test_metrics_tell_of_the_node_and_of_waits(here: Served) -> None:
     """By how they ended, and how many wait now."""
     await here.ask("/wait?txid=99&timeout=1ms")
-    async with asked(here.app, "/wait?txid=99&timeout=20") as connection:
+    async with asked(here.app, "/wait?txid=99&timeout=60") as connection:
         await until(lambda: here.watcher.statistics().waiters)
         response = await here.ask("/metrics")
         connection.leave()
@@ -108,7 +108,7 @@ async def test_without_the_extra_metrics_say_what_to_install(node: SimulatedNode
 
 async def test_the_status_counts_who_waits_and_who_follows(here: Served) -> None:
     """With what the watcher knows."""
-    async with asked(here.app, "/wait?txid=99&timeout=20"), asked(here.app, "/events") as follows:
+    async with asked(here.app, "/wait?txid=99&timeout=60"), asked(here.app, "/events") as follows:
         await follows.start()
         await until(lambda: here.watcher.statistics().waiters)
         record = (await here.ask("/status")).json()

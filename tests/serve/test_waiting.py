@@ -106,9 +106,9 @@ async def test_a_directory_that_is_not_litefs_s_is_503(here: Served, monkeypatch
 
 async def test_who_leaves_makes_room_at_once(node: SimulatedNode) -> None:
     """While the place is taken, others are told to come back; nothing of who has left stays."""
-    async with served(node, Options(max_waiting=1)) as small, asked(small.app, "/wait?txid=99&timeout=20") as connection:
+    async with served(node, Options(max_waiting=1)) as small, asked(small.app, "/wait?txid=99&timeout=60") as connection:
         await until(lambda: small.watcher.statistics().waiters)
-        full = await small.ask("/wait?txid=99&timeout=20")
+        full = await small.ask("/wait?txid=99&timeout=60")
         assert (full.status_code, full.headers["retry-after"]) == (429, "1")
         assert full.json()["error"] == "1 requests wait already: come back in a second"
         assert (await small.ask("/wait?txid=1")).status_code == 200  # nobody waits for it
@@ -120,7 +120,7 @@ async def test_who_leaves_makes_room_at_once(node: SimulatedNode) -> None:
 
 async def test_when_the_watcher_ends_who_waits_gets_503(here: Served) -> None:
     """And so does whoever comes later."""
-    async with asked(here.app, "/wait?txid=99&timeout=20") as connection:
+    async with asked(here.app, "/wait?txid=99&timeout=60") as connection:
         await until(lambda: here.watcher.statistics().waiters)
         await here.watcher.stop()
         assert "the watcher was stopped while" in (await connection.json())["error"]
