@@ -323,6 +323,23 @@ def test_within_another_one_it_does_nothing(ask: Ask, configured: Any) -> None:
     assert response.content == b"page"
 
 
+def test_requests_that_are_served_at_once_are_counted(configured: Any) -> None:
+    """Each takes a thread: what a hand-over may hold rests on how many there are."""
+    together = threading.Barrier(3, timeout=SOON)
+
+    def view(request: HttpRequest) -> HttpResponse:
+        together.wait()
+        return HttpResponse("done")
+
+    middleware: Any = LiteFSMiddleware(view)
+    threads = [threading.Thread(target=middleware, args=(RequestFactory().get("/"),)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SOON)
+    assert middleware._gate.budget.crowd.most == 3
+
+
 def test_paths_that_pass_through(ask: Ask, configured: Any) -> None:
     """Are left alone, whatever they are."""
     configured(passthrough_paths=["/healthz"])

@@ -86,11 +86,22 @@ def test_under_asgi_no_number_gives() -> None:
 
 
 def test_eight_writes_in_a_hand_over(node: SimulatedNode, watcher: BlockingWatcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that was seen to have eight threads holds six of eight writes, and sends them on when it knows where to; two
-    threads are free all the time."""
+    """A process that has served eight requests at once holds six of eight writes, and sends them on when it knows where to;
+    two threads are free all the time."""
     monkeypatch.setattr("litefs_watch.web.budget.HAND_OVER", 60.0)
-    app = LiteFSMiddleware(ok, watcher, hold_writes=60.0)
-    budget = busy(app._gate.budget, THREADS)
+    together = threading.Barrier(THREADS, timeout=SOON)
+
+    def handler(environ: Any, start_response: Any) -> Any:
+        together.wait()
+        return ok(environ, start_response)
+
+    app = LiteFSMiddleware(handler, watcher, hold_writes=60.0)
+    budget = app._gate.budget
+    gets = [threading.Thread(target=Reply, args=(app, "GET", "/")) for _ in range(THREADS)]
+    for get in gets:
+        get.start()
+    for get in gets:
+        get.join(SOON)
     statuses: list[str] = []
     posts = [threading.Thread(target=lambda: statuses.append(Reply(app, "POST", "/").status)) for _ in range(THREADS)]
     node.lose_primary()
