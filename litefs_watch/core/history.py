@@ -41,6 +41,10 @@ class Lineage(NamedTuple):
     def last(self) -> Position:
         return Position(self.first + len(self.checksums) - 1, self.checksums[-1])
 
+    def ends_with(self, position: Position) -> bool:
+        """Whether it is the `last`, which need not be made for that."""
+        return position.checksum == self.checksums[-1] and position.txid == self.first + len(self.checksums) - 1
+
     def has(self, position: Position) -> bool:
         """Whether it is one of them."""
         index = position.txid - self.first
@@ -114,8 +118,8 @@ class History:
 
     def move(self, position: Position, limit: int) -> int:
         """The database is at ``position`` now. Returns how many transactions it has dropped for that, at least."""
-        last = self.lineage.last
-        if position.txid > last.txid:
+        last = self.lineage.first + len(self.lineage.checksums) - 1
+        if position.txid > last:
             if self._doubted or not _continue(self.lineage, position):
                 self._older = None if self._doubted else self.lineage
                 self.replaced = self.replaced or self._doubted
@@ -130,7 +134,7 @@ class History:
         self.lineage = Lineage(self.lineage.first, self.lineage.checksums[: index + 1]) if back else Lineage.of(position)
         self._older = None
         self._doubted = False
-        return last.txid - position.txid + (0 if back or index < 0 else 1)
+        return last - position.txid + (0 if back or index < 0 else 1)
 
     def fill(self, position: Position, limit: int) -> None:
         """``position``, of a transaction that the database already had, was told of late: it may close the gap."""
@@ -176,7 +180,7 @@ class Histories:
             self._share()
         dropped = 0
         for each in (*passed, position):
-            if each != history.lineage.last:
+            if not history.lineage.ends_with(each):
                 dropped += history.move(each, self._limit)
         return dropped
 

@@ -192,7 +192,7 @@ class NodeState:
         if self.vouched:
             if read_at > self._vouched_at:
                 history.trust()
-            if self.met.get(database) != position:
+            if self.met.get(database) is not position:
                 self.met[database] = position
                 self.risen.add(database)
 

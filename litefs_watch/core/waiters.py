@@ -188,8 +188,11 @@ class TxWaiters:
             for waiter in due:
                 waiter.result = met
         else:  # whose position is of another history, or who waits for somebody to vouch for this one, stays
+            asked: Position | None = None
             for waiter in due:
-                waiter.result = waiter.look(state)
+                if asked is None or waiter.position is not asked:  # most of a crowd wait for the same one
+                    asked, found = waiter.position, waiter.look(state)
+                waiter.result = found
             queue[first:] = [waiter for waiter in due if waiter.result is None]
             due = [waiter for waiter in due if waiter.result is not None]
         due.reverse()

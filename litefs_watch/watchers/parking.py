@@ -88,8 +88,11 @@ class AsyncioSpot:
         self._deadline: _Deadline | None = None
 
     def wake(self, result: object) -> None:
-        if self._deadline is not None:
-            self.leave()
+        if (deadline := self._deadline) is not None:  # as `leave`, without its frame: a crowd goes through this
+            self._deadline = None
+            deadline.spots.discard(self)
+            if not deadline.spots:
+                deadline.cancel()
         if not self._future.done():  # it may have been cancelled, in this very turn of the loop
             self._future.set_result(result)
 
