@@ -3,7 +3,8 @@
 Rules.
 
 1. **Nothing that may have run is sent twice.** Sent again is what no connection was made for, or what a node has answered
-   with a replay: it has not done it, and says who should. A connection that breaks after the first byte is an error.
+   with a replay: it has not done it, and says who should. A connection that breaks after the first byte is an error. Nor is
+   the request sent on in whose handler that has happened.
 2. **A token is believed as far as it can be read.** What is none, or is signed by nobody whom this process believes, is
    neither carried nor waited for; with a secret, no stranger's is.
 3. **A session does not go back**, but where it is told to: an answer to a request that carried the session's token, or a
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from litefs_watch.changes import Role, Standing
-from litefs_watch.consistency import PIN, Options, Token, Tokens, Verdict
+from litefs_watch.consistency import PIN, Options, Token, Tokens, Verdict, note_halted
+from litefs_watch.consistency.carrying import SAFE_METHODS
 from litefs_watch.consistency.hops import HOSTNAME
 from litefs_watch.consistency.options import Secret, options_of
 from litefs_watch.consistency.tokens import txid_of
@@ -231,7 +233,14 @@ class Way:
     def may_go_on(self, error: httpx2.TransportError) -> bool:
         """Whether nothing was sent, and there is time for another try."""
         never = isinstance(error, _NEVER_RAN) and not self._body.begun
+        if not never:
+            self.has_run()
         return never and self._tries < MOST_TRIES and self.left > 0
+
+    def has_run(self) -> None:
+        """It has, or may have: the handler that asked for it must not be sent to another node, to ask for it again."""
+        if self._request.method not in SAFE_METHODS:
+            note_halted()
 
     def is_replay(self, response: httpx2.Response) -> bool:
         """Whether another node should have it, which has not been done: Fly.io throws such an answer away, whatever it is.

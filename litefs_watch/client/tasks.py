@@ -122,8 +122,12 @@ class _PrimaryTransport(httpx2.AsyncBaseTransport):
                 except httpx2.TransportError as error:
                     if not way.may_go_on(error):
                         raise
+                except BaseException:  # cancelled, in the midst of it
+                    way.has_run()
+                    raise
                 else:
                     if not way.is_replay(response):
+                        way.has_run()
                         return response
                     await response.aclose()
                     way.refuse(standing)

@@ -106,8 +106,12 @@ class _PrimaryTransport(httpx2.BaseTransport):
                 except httpx2.TransportError as error:
                     if not way.may_go_on(error):
                         raise
+                except BaseException:  # cancelled, in the midst of it
+                    way.has_run()
+                    raise
                 else:
                     if not way.is_replay(response):
+                        way.has_run()
                         return response
                     response.close()
                     way.refuse(standing)

@@ -198,19 +198,35 @@ async def test_a_watcher_that_is_stopped_meanwhile(node: SimulatedNode) -> None:
     assert len(nodes.seen) == 1
 
 
-@pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_in_a_handler_what_was_done_is_not_done_twice(node: SimulatedNode, method: str) -> None:
-    """The middleware sends a handler that waited in vain on to the primary, where it would post again. This is a 500."""
-    nodes = Nodes(answer(AHEAD))
-    async with Watcher(node.settings()) as watcher, PrimaryClient(watcher, ADDRESS, wait=0.01, transport=nodes) as primary:
+@pytest.mark.parametrize(
+    ("first", "second", "status"),
+    [
+        pytest.param(answer(AHEAD), None, 500, id="not here in time"),
+        pytest.param(answer(), REPLAY, 500, id="done, and then the next one is not"),
+        pytest.param(httpx2.ReadError("reset"), None, 500, id="broken off"),
+        pytest.param(REPLAY, None, 409, id="not done"),
+    ],
+)
+async def test_a_handler_that_had_something_done_is_not_sent_on(
+    node: SimulatedNode, first: Any, second: Any, status: int
+) -> None:
+    """It would have that done again, on the primary: as a handler is that raises `NotPrimary`, or has waited in vain."""
+    nodes = Nodes(first, *([second] if second else []))
+    async with (
+        Watcher(node.settings()) as watcher,
+        PrimaryClient(watcher, ADDRESS, wait=0.01, patience=0.01, transport=nodes) as primary,
+    ):
 
         async def page(scope: Any, receive: Any, send: Any) -> None:
-            await primary.post("/visits")
+            try:
+                await primary.post("/one")
+            except httpx2.ReadError as error:
+                raise NotPrimary("node-b") from error
+            await primary.post("/two")
 
-        below = httpx2.ASGITransport(LiteFSMiddleware(page, watcher, read_paths=["/"]), raise_app_exceptions=False)
+        below = httpx2.ASGITransport(LiteFSMiddleware(page, watcher), raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=below, base_url="https://shop") as client:
-            assert (await client.request(method, "/")).status_code == 500
-    assert len(nodes.seen) == 1
+            assert (await client.get("/")).status_code == status
 
 
 LIES = [
