@@ -180,8 +180,8 @@ def section(name: str, tables: Sequence[Shown]) -> str:
 
 def described(shown: Shown) -> str:
     """For who can't see the picture: the medians."""
-    medians = (f"{name} {duration(statistics.median(values))}" for name, values in shown.samples.items())
-    return re.sub(r"[\[\]]", "", f"{shown.title}. Medians: {', '.join(medians)}.")
+    medians = (f"{name}: {duration(statistics.median(values))}" for name, values in shown.samples.items())
+    return re.sub(r"[\[\]]", "", f"{shown.title}. Medians: {'; '.join(medians)}.")
 
 
 def summary(tables: Mapping[str, Sequence[Shown]], old: str) -> str:

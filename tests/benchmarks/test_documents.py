@@ -72,7 +72,7 @@ def test_what_was_measured_is_written(copied: Path) -> None:
     after = {name: (copied / name).read_text() for name in (PAGE, READ_ME)}
     assert {path.name for path in (copied / "docs/figures").iterdir()} == {"peers-1.svg", "peers-2.svg", "wake.svg"}
     page = regions(after[PAGE])
-    assert page.pop("peers").startswith("![Title 1. Medians: ours 1 2 ms, by hand 100 ms.](../figures/peers-1.svg)\n\n![")
+    assert page.pop("peers").startswith("![Title 1. Medians: ours 1: 2 ms; by hand: 100 ms.](../figures/peers-1.svg)\n\n![")
     assert "  celery, redis         499 of 500" in page.pop("jobs")
     assert page == {name: text for name, text in regions(before[PAGE]).items() if name not in ("jobs", "peers")}
     assert "on a replica that lags | 499 of 500 | 7 of 500 (without the integration) |" in after[READ_ME]
@@ -105,4 +105,4 @@ def test_what_is_missing_is_said(copied: Path, monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_picture_is_told_in_words() -> None:
     """By the medians, without what would end the text."""
-    assert described(Shown("T", [], [], SECONDS)) == "T. Medians: ours 1 2 ms, by hand 100 ms."
+    assert described(Shown("T", [], [], SECONDS)) == "T. Medians: ours 1: 2 ms; by hand: 100 ms."
