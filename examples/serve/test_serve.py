@@ -76,6 +76,21 @@ def test_a_client_marks_a_write_waits_and_follows(
     assert (code, said.split("\n")[0]) == (1, f"{late(node)} late")
 
 
+def test_a_container_s_start_ends_with_the_application(tmp_path: Path) -> None:
+    """Which gets the signal, and whose status counts; the sidecar ends after it, and is waited for."""
+    ends = "while :; do sleep 0.02; done"
+    (tmp_path / "litefs-watch").write_text(f"#!/bin/sh\ntrap 'echo the sidecar ends; exit 0' TERM\necho $1; {ends}\n")
+    (tmp_path / "litefs-watch").chmod(0o755)
+    env = dict(os.environ) | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    words = [str(HERE / "start.sh"), "sh", "-c", f"trap 'echo the application ends; exit 7' TERM; echo runs; {ends}"]
+    with subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert {process.stdout.readline(), process.stdout.readline()} == {"serve\n", "runs\n"}
+        process.terminate()
+        assert process.stdout.read() == "the application ends\nthe sidecar ends\n"
+        assert process.wait(SOON) == 7
+
+
 def unit() -> configparser.SectionProxy:
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
