@@ -88,6 +88,7 @@ EXEMPT: list[Exempt] = [
     Exempt("sources/http.py", "Disconnected", "… within … s", VARIES),
     Exempt("sources/reread.py", "OSError", "OSError(batch.faults", HANDED_ON),
     Exempt("sources/reread.py", "OSError", "the look at … failed", OURS),
+    Exempt("sources/shared_watch.py", "RuntimeError", "it ended by itself", CAUGHT),
     Exempt("sources/stream.py", "Disconnected", "…: …", HANDED_ON),
     Exempt("sources/wire.py", "_too_long", "", VARIES),
     Exempt("status.py", "unseen", "", "stands in WaitTimeout and in the status routes"),
