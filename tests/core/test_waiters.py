@@ -27,6 +27,13 @@ def state_at(database: str, position: Position) -> NodeState:
     return state
 
 
+def unvouched(position: Position) -> NodeState:
+    """Of a node of which nobody says whether it follows a primary."""
+    state = NodeState("here", 0.0)
+    state.apply(PositionsRead(2.0, {DB: position}))
+    return state
+
+
 @given(st.lists(st.tuples(st.sampled_from(["add", "leave", "publish"]), st.integers(0, 20), st.sampled_from("ab"))))
 def test_a_publication_wakes_exactly_those_it_satisfies(steps: list[tuple[str, int, str]]) -> None:
     """Whoever waits for that TXID or a lower one, of that database, once; and nobody else; whoever left leaves nothing."""
@@ -49,6 +56,26 @@ def test_a_publication_wakes_exactly_those_it_satisfies(steps: list[tuple[str, i
             model = [waiter for waiter in model if waiter not in due]
         assert len(waiters) == len(model)
         assert waiters.databases == {waiter.database for waiter in model}
+
+
+# Of the transaction that is published: here, and of another history. Of one before it, untold; and of none that is there.
+SOUGHT = (Position(2, 22), Position(2, 99), Position(1, 11), 1, 2, Position(3, 33), 3)
+
+
+@given(st.lists(st.sampled_from(SOUGHT), max_size=12))
+def test_each_of_a_crowd_gets_what_it_would_alone(crowd: list[int | Position]) -> None:
+    """However many wait for the same position, beside those of other histories, and for a TXID: on a replica of which nobody
+    has said yet that it follows, a position wakes who waits for it, and nobody else."""
+    waiters = TxWaiters()
+    each = [TxWaiter(DB, wanted, bool) for wanted in crowd]
+    for waiter in each:
+        waiters.add(waiter)
+    behind = state_at(DB, Position(2, 22))
+    behind.met[DB] = Position(1, 11)
+    for state in (unvouched(Position(2, 22)), behind, state_at(DB, Position(2, 22))):
+        waiters.publish(DB, state)
+        assert [waiter.result for waiter in each] == [waiter.look(state) for waiter in each]
+    assert len(waiters) == sum(waiter.result is None for waiter in each)
 
 
 def test_who_has_waited_longest() -> None:
