@@ -8,10 +8,11 @@ sidecar=$!
 "$@" &
 application=$!
 [ -z "$ended" ] || kill -TERM "$application"
-while kill -0 "$application" 2>/dev/null; do # a signal ends a wait before its time
+while
     wait "$application"
     status=$?
-done
+    kill -0 "$application" 2>/dev/null # a signal has ended the wait before its time
+do :; done
 kill "$sidecar" 2>/dev/null
 wait "$sidecar"
 exit "$status"
