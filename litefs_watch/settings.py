@@ -57,7 +57,8 @@ class Settings(BaseModel):
     1 ms, once a second, for as long as that lasts."""
 
     idle_interval: Seconds = 1.0
-    """Seconds between two re-reads while the sources are well: the safety net. At most half of ``silence`` is used."""
+    """Seconds between two re-reads while the sources are well: the safety net. At most half of ``silence`` is used; while
+    the event stream is open twice as much, up to that half and a quarter of ``lease_ttl``."""
 
     blind_interval: Seconds = 0.005
     """Seconds between two re-reads while somebody waits and no source sees replication (a mount without its stream)."""

@@ -35,8 +35,8 @@ class Everything(NamedTuple):
     left: list[str]
     """The databases that it did not come to."""
     first: set[str]
-    before: list[str]
-    """What the one before had left; none: it began a new round."""
+    before: list[str] | None
+    """What the one before had left; empty: it was between two rounds; None: it began a new one."""
     in_turn: bool
     asked: tuple[PositionsRead, dict[str, str]] | None
     """What was read for those who asked for it."""

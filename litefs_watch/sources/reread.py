@@ -4,7 +4,7 @@ There is one look at a time, off the loop's thread, shared by all who asked befo
 gets the next one, since what it saw may be older than the question.
 
 A look at everything is made in slices: whoever asks for one database meanwhile waits for the end of a slice, not of it all.
-While the event stream tells of transactions, the net below it is one small slice at a time, in turn.
+While the event stream tells of transactions, the net below it is wider: one small slice at a time, in turn, less often.
 
 The net's looks, which nobody has asked for, are made in the rounds of all watchers (`rounds`), and what they see is taken in
 without waking a task.
@@ -41,6 +41,10 @@ SLICE = 0.02
 SLICE_IN_TURN = 0.002
 """Seconds, the same where the event stream tells of transactions, and nothing but the time has asked for a look."""
 
+LOOKS_BETWEEN_ROUNDS = 2
+"""Looks between two rounds through the positions, at ``.primary`` and ``.lag`` alone, where the event stream tells of
+transactions: on LiteFS's mount a position is half of a look's price."""
+
 LISTING_INTERVAL = 5.0
 """Seconds between two listings of the directory where the event stream tells of transactions, and so of new databases."""
 
@@ -68,6 +72,7 @@ class Reread:
         directory: Directory,
         *,
         idle_interval: float,
+        streaming_interval: float,
         blind_interval: float,
         report: Callable[[Reading], None],
         known: Callable[[], set[str]],
@@ -77,6 +82,7 @@ class Reread:
     ) -> None:
         self._directory = directory
         self._idle_interval = idle_interval
+        self._streaming_interval = streaming_interval
         self._blind_interval = blind_interval
         self._report = report
         self._known = known
@@ -98,6 +104,7 @@ class Reread:
         self._left: list[str] = []  # databases that the look at everything has not come to
         self._start = ""  # the one with which the next look at everything begins
         self._round: list[str] = []  # with the stream: those that have not had their turn
+        self._rests = 0  # how many looks are still to come before the next round
         self.health: Health = Health("re-read")
         self.faults: dict[str, str] = {}
         """By file name: what was unreadable at the last look at it."""
@@ -187,7 +194,7 @@ class Reread:
         if self._next.everything or self._next.databases or self._left:
             return 0.0
         due, interval = self._everything_at, self._interval()
-        if self.looked and interval == self._idle_interval:
+        if self.looked and interval == self._net_interval:
             due += LATE  # it is for the rounds to make
         else:
             due = min(due, self._looked_at + interval)
@@ -199,20 +206,24 @@ class Reread:
         if self._expected:
             return EXPECTED_INTERVAL
         if not self._awaited():
-            return self._idle_interval
+            return self._net_interval
         return SIGHTED_INTERVAL if self._sighted() else self._blind_interval
+
+    @property
+    def _net_interval(self) -> float:
+        return self._streaming_interval if self._streaming() else self._idle_interval
 
     def _await_visit(self) -> None:
         """Have the net's next look made in the rounds."""
         if not self._visit.waiting and self._visit.withdraw():
             call = self._plan(set(), set(), in_turn=self._streaming())
-            self._visit.at(self._everything_at, call, slack=self._idle_interval / 4)
+            self._visit.at(self._everything_at, call, slack=self._net_interval / 4)
 
     def _visited(self, outcome: Outcome) -> None:
         """The net's look is made. In the loop's thread, but in no task of ours: what goes wrong here goes wrong in `run`."""
         try:
             self.looks += 1
-            self._everything_at = time.monotonic() + self._idle_interval
+            self._everything_at = time.monotonic() + self._net_interval
             self._saw(outcome(), Batch())
             if (delay := self._delay()) > 0:
                 self._await_visit()
@@ -230,7 +241,7 @@ class Reread:
         databases = batch.databases | self._awaited() | self._expected.keys()
         self.looks += 1
         if asked or (now >= self._everything_at and not self._left):
-            self._everything_at = now + self._idle_interval
+            self._everything_at = now + self._net_interval
             in_turn = not asked and self.looked and self._streaming()
             self._saw(await self._thread.run(self._plan(databases, batch.databases, in_turn=in_turn)), batch)
         else:
@@ -240,10 +251,11 @@ class Reread:
     def _plan(self, databases: set[str], asked: set[str], *, in_turn: bool) -> Callable[[], Everything]:
         """A look at everything, the ``databases`` first, which begins with ``.primary``; then the positions that were
         ``asked`` for, which end with it."""
-        known, before = self._known(), self._round if in_turn else []
+        known, before = self._known(), None
         look: Callable[..., tuple[DirectoryRead, list[str]]] = self._directory.begin_look
         if in_turn:
-            look = partial(look, left=before or None, within=SLICE_IN_TURN, listing_age=LISTING_INTERVAL)
+            before = self._round or ([] if self._rests else None)
+            look = partial(look, left=before, within=SLICE_IN_TURN, listing_age=LISTING_INTERVAL)
         else:
             look = partial(look, start=self._start, within=SLICE)
 
@@ -257,7 +269,7 @@ class Reread:
         read, left, databases, before, in_turn, asked = look
         if self._was_suspended():
             read = replace(read, resumed=True)
-        looked_at = databases.union(_OTHERS, before[: len(before) - len(left)]) if before else None
+        looked_at = databases.union(_OTHERS, before[: len(before) - len(left)]) if before is not None else None
         self._note_faults(read.faults, looked_at, left)
         batch.positions, batch.faults = dict(read.positions), dict(read.faults)
         if "." in read.faults:
@@ -266,6 +278,8 @@ class Reread:
             kind = "LiteFS's mount" if read.mount is Mount.LITEFS else "an ordinary directory"
             self.health.up(f"reading {self._directory.path}, {kind}")
         self._went_on(left, in_turn=in_turn)
+        if in_turn and not left:
+            self._rests = self._rests - 1 if before == [] else LOOKS_BETWEEN_ROUNDS
         self._report(read)
         if asked is not None:
             some, faults = asked

@@ -65,9 +65,13 @@ class Supervisor:
         self._misplaced: str | None = None  # why this can't be LiteFS's mount, if LiteFS answers
         self._warned = False
         self._directory = Directory(litefs_dir)
+        idle_interval = min(settings.idle_interval, settings.silence / 2)  # asked as the silence ends, it answers late
+        # A primary that is looked at no more often than its lease is renewed is in doubt (`core.tenure`).
+        seldom = min(2 * idle_interval, settings.silence / 2, settings.lease_ttl / 4)
         self._reread = Reread(
             self._directory,
-            idle_interval=min(settings.idle_interval, settings.silence / 2),  # asked as the silence ends, it answers late
+            idle_interval=idle_interval,
+            streaming_interval=max(idle_interval, seldom),
             blind_interval=settings.blind_interval,
             report=self._report,
             known=known,

@@ -71,7 +71,7 @@ class FakeDirectory(Directory):
 
 
 class Harness:
-    def __init__(self, idle: float = 60.0, blind: float = 0.001) -> None:
+    def __init__(self, idle: float = 60.0, blind: float = 0.001, streaming: float | None = None) -> None:
         self.directory = FakeDirectory()
         self.reports: list[Reading] = []
         self._news = anyio.Event()
@@ -81,6 +81,7 @@ class Harness:
         self.reread = Reread(
             self.directory,
             idle_interval=idle,
+            streaming_interval=idle if streaming is None else streaming,
             blind_interval=blind,
             report=self._reported,
             known=lambda: {"app.db"},

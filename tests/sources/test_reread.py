@@ -173,7 +173,8 @@ async def test_a_read_does_not_queue_behind_a_look_at_everything() -> None:
 
 
 async def test_with_the_stream_the_net_is_a_slice_in_turn() -> None:
-    """Not all of it each time; and all of it in the end, again and again. What asks for everything gets everything."""
+    """Not all of it each time; and all of it in the end, again and again, with looks at the others alone in between. What
+    asks for everything gets everything."""
     harness = Harness(idle=0.001)
     harness.streaming = harness.sighted = True
     harness.directory.listed = [f"{number}.db" for number in range(10)]
@@ -181,12 +182,12 @@ async def test_with_the_stream_the_net_is_a_slice_in_turn() -> None:
     async with harness.running():
         await harness.until(lambda: harness.reread.looked)  # the first look is whole
         del harness.reports[:]
-        await harness.until(lambda: len(harness.reports) >= 16)
+        await harness.until(lambda: len(harness.reports) >= 24)
         assert all(isinstance(report, DirectoryRead) for report in harness.reports)
         sizes = [len(report.positions) for report in harness.reports]  # type: ignore[union-attr]
         begun = sizes.index(2) + 1
-        rounds = harness.reports[begun : begun + 12]
-        assert [len(report.positions) for report in rounds] == [3, 3, 3, 2] * 3  # type: ignore[union-attr]
+        rounds = harness.reports[begun : begun + 18]
+        assert [len(report.positions) for report in rounds] == [0, 0, 3, 3, 3, 2] * 3  # type: ignore[union-attr]
         seen = [name for report in rounds for name in report.positions]  # type: ignore[union-attr]
         assert {seen.count(name) for name in ("app.db", *harness.directory.listed)} == {3}
         del harness.reports[:]

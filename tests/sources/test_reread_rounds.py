@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import anyio
@@ -98,3 +99,17 @@ async def test_with_the_stream_the_directory_is_seldom_listed(tmp_path: Path, mo
         monkeypatch.setattr("litefs_watch.sources.reread.LISTING_INTERVAL", 0.0)
         (tmp_path / "c.db-pos").write_text(f"{HERE}\n")
         await harness.reported(lambda: any("c.db" in each.positions for each in harness.reports))  # type: ignore[union-attr]
+
+
+async def test_with_the_stream_the_net_is_wider() -> None:
+    """From the next look on, and only for as long as it is open."""
+    harness = Harness(idle=0.01, streaming=60.0)
+    async with harness.running():
+        await harness.reported(lambda: len(harness.reports) > 3)
+        harness.streaming = True
+        harness.reread.look()
+        await harness.until(lambda: harness.reread._everything_at > time.monotonic() + 50)
+        harness.streaming = False
+        harness.reread.look()
+        reports = len(harness.reports)
+        await harness.reported(lambda: len(harness.reports) > reports + 3)

@@ -119,16 +119,28 @@ async def test_a_silence_is_heard_to_the_millisecond(tmp_path: Path, monkeypatch
         assert 13.0 + 5.0 - 0.75 <= at <= 13.0 + 5.0 + 0.002
 
 
-@pytest.mark.parametrize(("silence", "idle_interval", "latest"), [(1.0, 1.0, 0.5), (60.0, 60.0, 30.0), (3.0, 1.0, 1.0)])
+@pytest.mark.parametrize(
+    ("silence", "idle_interval", "lease_ttl", "latest", "streaming"),
+    [
+        (1.0, 1.0, 10.0, 0.5, 0.5),
+        (60.0, 60.0, 10.0, 30.0, 30.0),
+        (3.0, 1.0, 10.0, 1.0, 1.5),
+        (60.0, 1.0, 10.0, 1.0, 2.0),
+        (60.0, 1.0, 5.0, 1.0, 1.25),
+    ],
+)
 def test_a_quiet_node_is_asked_twice_before_it_is_silent(
-    tmp_path: Path, silence: float, idle_interval: float, latest: float
+    tmp_path: Path, silence: float, idle_interval: float, lease_ttl: float, latest: float, streaming: float
 ) -> None:
-    """Also where `silence` is no longer than `idle_interval`: a look that begins as the silence ends would be late."""
+    """Also where `silence` is no longer than `idle_interval`: a look that begins as the silence ends would be late. With the
+    stream as well, and a primary as often as its lease needs it."""
     supervisor = Supervisor(
-        Settings(tmp_path, api_url=None, silence=silence, idle_interval=idle_interval),
+        Settings(tmp_path, api_url=None, silence=silence, idle_interval=idle_interval, lease_ttl=lease_ttl),
         tmp_path,
         publish=lambda _: None,
         known=set,
         awaited=frozenset,
     )
     assert supervisor._reread._interval() == latest
+    supervisor._stream.health.up("open")
+    assert supervisor._reread._interval() == streaming
