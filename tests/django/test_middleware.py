@@ -411,7 +411,7 @@ def test_the_database_is_django_s(engine: str, name: str, monkeypatch: pytest.Mo
     [
         ({"timout": 1}, "there is no 'timout'; did you mean 'timeout'?"),
         ({"xyzzy": 1}, "there is no 'xyzzy'; there are .*standalone"),
-        ({"timeout": -1}, "timeout: a number of seconds"),
+        ({"timeout": -1}, "timeout is a number of seconds"),
         ({"TIMEOUT": 1, "timeout": 1}, "stands there twice"),
         ({"replay": 1}, "replay: FlyReplay"),
         ({"api_url": "ftp://x"}, "api_url"),
