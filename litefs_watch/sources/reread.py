@@ -46,7 +46,8 @@ LOOKS_BETWEEN_ROUNDS = 2
 transactions: on LiteFS's mount a position is half of a look's price."""
 
 LISTING_INTERVAL = 5.0
-"""Seconds between two listings of the directory where the event stream tells of transactions, and so of new databases."""
+"""Seconds between two listings of the directory where nobody has asked for a look, and another source tells of transactions,
+and so of new databases."""
 
 LATE = 0.25
 """Seconds after which a look that the rounds have not made is made without them, and between two times that they are asked
@@ -216,7 +217,7 @@ class Reread:
     def _await_visit(self) -> None:
         """Have the net's next look made in the rounds."""
         if not self._visit.waiting and self._visit.withdraw():
-            call = self._plan(set(), set(), in_turn=self._streaming())
+            call = self._plan(set(), set(), in_turn=self._streaming(), unasked=True)
             self._visit.at(self._everything_at, call, slack=self._net_interval / 4)
 
     def _visited(self, outcome: Outcome) -> None:
@@ -248,7 +249,9 @@ class Reread:
             await self._look_at_some(batch, databases)
         batch.done.set()
 
-    def _plan(self, databases: set[str], asked: set[str], *, in_turn: bool) -> Callable[[], Everything]:
+    def _plan(
+        self, databases: set[str], asked: set[str], *, in_turn: bool, unasked: bool = False
+    ) -> Callable[[], Everything]:
         """A look at everything, the ``databases`` first, which begins with ``.primary``; then the positions that were
         ``asked`` for, which end with it."""
         known, before = self._known(), None
@@ -257,7 +260,8 @@ class Reread:
             before = self._round or ([] if self._rests else None)
             look = partial(look, left=before, within=SLICE_IN_TURN, listing_age=LISTING_INTERVAL)
         else:
-            look = partial(look, start=self._start, within=SLICE)
+            listing_age = LISTING_INTERVAL if unasked and self._sighted() else 0.0
+            look = partial(look, start=self._start, within=SLICE, listing_age=listing_age)
 
         def make() -> Everything:
             read, left = look(databases, known)

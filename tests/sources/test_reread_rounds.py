@@ -75,7 +75,10 @@ async def test_what_goes_wrong_with_a_look_of_the_rounds_goes_wrong_in_run(where
             setattr(harness.directory if where == "_note" else harness.reread, where, lambda *_: 1 / 0)
 
 
-async def test_with_the_stream_the_directory_is_seldom_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_where_another_source_sees_the_directory_is_seldom_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
     """What is new there is told of; but a look that was asked for lists it, and so does one now and then."""
     (tmp_path / ".lag").write_text("+000000000\n")
     (tmp_path / "b.db-pos").write_text(f"{HERE}\n")
@@ -87,7 +90,7 @@ async def test_with_the_stream_the_directory_is_seldom_listed(tmp_path: Path, mo
 
     monkeypatch.setattr(os, "listdir", counted)
     harness = Harness(idle=0.005)
-    harness.streaming = harness.sighted = True
+    harness.streaming, harness.sighted = streaming, True
     harness.reread._directory = Directory(tmp_path)
     async with harness.running():
         await harness.reported(lambda: len(harness.reports) > 20)
