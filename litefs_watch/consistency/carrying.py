@@ -24,7 +24,7 @@ The rules.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from litefs_watch.changes import Role
 from litefs_watch.consistency.exchange import Exchange, Node
@@ -54,15 +54,15 @@ class Carrying:
         self._accepted = [options.accepted(name)[0] for name in options.accept]
         self._header = options.header.lower().encode() if options.header else b""
 
-    def wants_position(self, exchange: Exchange, node: Node) -> bool:
-        """Whether `headers` needs the position as it is in the file now."""
+    def wants_position(self, exchange: Exchange, node: Callable[[], Node]) -> bool:
+        """Whether `headers` needs the position as it is in the file now. ``node`` is not asked where a write tells."""
         if exchange.committed is not None:
             return False
         if exchange.written or self._monotonic:
             return True
         if exchange.role is not Role.PRIMARY:
             return False
-        return exchange.writes or self._is_doubtful(exchange, node, Where.HERE, Where.UNTOLD)
+        return exchange.writes or self._is_doubtful(exchange, node(), Where.HERE, Where.UNTOLD)
 
     def headers(
         self, exchange: Exchange, node: Node, position: Position | None, sent: Iterable[tuple[bytes, bytes]]

@@ -37,7 +37,7 @@ What a response carries has rules of its own: `litefs_watch.consistency.carrying
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from litefs_watch.changes import Role
@@ -325,7 +325,7 @@ class Policy:
 
     # When the response starts.
 
-    def wants_position(self, exchange: Exchange, node: Node) -> bool:
+    def wants_position(self, exchange: Exchange, node: Callable[[], Node]) -> bool:
         """Whether `headers` needs the position as it is in the file now. Only asked where `Exchange.touched` or ``written``
         says that there may be headers."""
         return self._carrying.wants_position(exchange, node)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from litefs_watch.changes import Role
 from litefs_watch.consistency import Confirm, Hold, Look, Options
 
 SPARE = 2
@@ -96,6 +97,15 @@ class Budget:
     def holds(self) -> bool:
         """Whether one more may be held."""
         return self.held < self._most_held
+
+    def places(self, role: Role, standing: float) -> tuple[bool, bool, bool, float]:
+        """For one more on a node that has had that role for so many seconds: whether it may wait, and is hurried; whether it
+        may be held, and for how many seconds at most."""
+        if role is Role.PRIMARY:
+            return self.looks, False, True, math.inf
+        hurried = self.hurries and not self.room
+        hold_for = self.hold_for(standing)
+        return self.room or hurried, hurried, hold_for > 0, hold_for
 
     def hold_for(self, leaderless: float) -> float:
         """Seconds that one more may be held at most, where no primary is known for so many; 0: none may."""

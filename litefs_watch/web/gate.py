@@ -101,10 +101,8 @@ class Gate:
             view = run.view(self.database)
         except WatcherClosed:
             return Node(Role.UNKNOWN, None, self.hostname, None, _nowhere, room=False, holds=False)
-        budget = self.budget
-        leads, now = view.standing.role is Role.PRIMARY, time.monotonic()
-        hurried = not leads and not budget.room and budget.hurries
-        hold_for = budget.hold_for(now - view.standing_since)
+        now = time.monotonic()
+        room, hurried, holds, hold_for = self.budget.places(view.standing.role, now - view.standing_since)
         found = exchange.found
         where = view.where if found is None or found[0] is not view.lineage else partial(_where, view, found[1])
         new = now - view.since < self._max_age
@@ -116,11 +114,11 @@ class Gate:
             view.vouched,
             view.term,
             new,
-            room=budget.looks if leads else budget.room or hurried,
-            hurried=hurried,
-            holds=hold_for > 0,
-            hold_for=hold_for,
-            misplaced=run.misplaced,
+            room,
+            hurried,
+            holds,
+            hold_for,
+            run.misplaced,
         )
 
     def _lookup(self, exchange: Exchange) -> Callable[[], tuple[object, Where]] | None:

@@ -86,7 +86,8 @@ class BlockingGate(Gate):
 
     def position(self, exchange: Exchange) -> Position | None:
         """The position now, for `headers_at`. None where it is not wanted, or can't be read."""
-        return self._read_position(exchange) if self.policy.wants_position(exchange, self.node(exchange)) else None
+        wanted = self.policy.wants_position(exchange, partial(self.node, exchange))
+        return self._read_position(exchange) if wanted else None
 
     def _settle(self, exchange: Exchange, decide: Callable[[], ActionT]) -> ActionT:
         while True:
@@ -161,7 +162,8 @@ class AsyncGate(Gate):
 
     async def position(self, exchange: Exchange) -> Position | None:
         """As `BlockingGate.position`. None, too, where it can't be read within `READ_TIMEOUT`."""
-        return await self._read_position(exchange) if self.policy.wants_position(exchange, self.node(exchange)) else None
+        wanted = self.policy.wants_position(exchange, partial(self.node, exchange))
+        return await self._read_position(exchange) if wanted else None
 
     async def _settle(self, exchange: Exchange, decide: Callable[[], ActionT], watched: Watched | None = None) -> ActionT:
         while True:

@@ -168,7 +168,7 @@ def _may_run(policy: Policy, exchange: Exchange, node: Node) -> None:
 
 def _responds(policy: Policy, exchange: Exchange, node: Node, sent: HeaderList) -> None:
     """Headers that can be sent; a token that is no older than the client's, unless that is lost."""
-    policy.wants_position(exchange, node)
+    policy.wants_position(exchange, lambda: node)
     for position in (None, Position(LAST + 1, 1), node.position):
         added = policy.headers(exchange, node, position, sent)
         for name, value in added:
