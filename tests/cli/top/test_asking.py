@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -20,6 +21,7 @@ from litefs_watch.cli.top.asking import Application, Examined, ask_application, 
 from litefs_watch.cli.top.command import Top
 from litefs_watch.cli.top.history import History
 from litefs_watch.cli.top.screen import Page, lines
+from litefs_watch.operate.doctor.facts import Facts
 from litefs_watch.operate.doctor.findings import Finding, Severity
 from litefs_watch.operate.doctor.gathering import still_looking
 from litefs_watch.sources.thread import lend
@@ -156,19 +158,22 @@ def test_who_waits_is_shown() -> None:
 
 async def test_once_asks_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Before it shows anything; as JSON, too, and in a pipe's lines."""
-    monkeypatch.setattr(asking, "PATIENCE", 0.01)
+
+    async def gather(settings: Settings, patience: float) -> Facts:
+        return Facts(Path(), None, patience, standalone=True)
+
+    monkeypatch.setattr(asking, "gather", gather)
     with SimulatedNode() as node:
-        async with Watcher(node.settings(database="nosuch.db")) as watcher:
+        async with Watcher(node.settings()) as watcher:
             top = Top(watcher, 1.0, "http://127.0.0.1:1", 30.0)
             for as_json in (False, True):
                 assert await top.once(as_json=as_json) == 0
             line = top._line()
     text, record = capsys.readouterr().out.rsplit("\n{", 1)
     assert "no connection to it: Connection refused" in text
-    assert "no-database" in text
+    assert "standalone" in text
     told = json.loads("{" + record)
     assert told["application"] == {"url": "http://127.0.0.1:1", "reason": "no connection to it: Connection refused"}
-    assert "no-database" in [finding["code"] for finding in told["doctor"]["findings"]]
+    assert [finding["code"] for finding in told["doctor"]["findings"]] == ["standalone"]
     assert datetime.fromisoformat(told["doctor"]["time"]) <= datetime.now(UTC)
-    assert "   application: no connection to it: Connection refused   doctor: " in line
-    assert "no-database" in line
+    assert "   application: no connection to it: Connection refused   doctor: standalone" in line
