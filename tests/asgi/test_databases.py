@@ -246,7 +246,7 @@ def test_what_cannot_work_is_said() -> None:
     """A single name, none, one twice; both arguments; one cookie for several."""
     watcher = FakeWatcher().watcher
     for wrong in ("app.db", [], ["app.db", "app.db"]):
-        with pytest.raises(ConfigError, match="databases: a sequence of names"):
+        with pytest.raises(ConfigError, match="databases is a sequence of names"):
             LiteFSMiddleware(Handler(), watcher, databases=wrong)
     with pytest.raises(ConfigError, match="give one of them"):
         LiteFSMiddleware(Handler(), watcher, database="app.db", databases=DATABASES)

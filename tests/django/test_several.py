@@ -90,7 +90,7 @@ def test_databases_that_are_none(node: SimulatedNode, databases: Any) -> None:
     """A name alone, none, and one twice: said when Django starts."""
     with (
         override_settings(LITEFS_WATCH={"litefs_dir": node.litefs_dir, "database": "app.db", "databases": databases}),
-        pytest.raises(ImproperlyConfigured, match="databases: a sequence of names"),
+        pytest.raises(ImproperlyConfigured, match="databases is a sequence of names"),
     ):
         LiteFSMiddleware(lambda request: HttpResponse())
 
