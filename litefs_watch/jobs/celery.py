@@ -127,6 +127,7 @@ def _instead(task: Any, arrival: Arrival) -> Exception:
         return cast("Exception", task.retry(exc=error, countdown=seconds, throw=False))
     times = int(getattr(request, REQUEUED, 0))
     headers = {**(request.headers or {}), REQUEUED: times + 1}
-    signature = task.signature_from_request(request, countdown=pause(times), retries=request.retries, headers=headers)
+    seconds = pause(times)
+    signature = task.signature_from_request(request, countdown=seconds, retries=request.retries, headers=headers)
     signature.apply_async()  # a retry that does not count: nothing has been tried
-    return cast("Exception", Retry(exc=error, when=pause(times), sig=signature))
+    return cast("Exception", Retry(exc=error, when=seconds, sig=signature))

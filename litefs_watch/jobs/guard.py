@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import fields, replace
@@ -41,12 +42,15 @@ REQUEUED = "litefs-requeued"
 LOOP_LIMIT = 0.25
 """Seconds for the same where a message is sent by a blocking call in an event loop's own thread."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
-"""Seconds before a job that was sent back is due again: twice as long each time. Not for long: a queue may hold it in the
-worker that is the next to take it, and that may be the wrong one, too."""
+"""Seconds before a job that was sent back is due again: from the first to twice as long each time, at random. Not for long:
+a queue may hold it in the worker that is the next to take it, and that may be the wrong one, too. At random: Celery's workers
+ask Redis for a second at a time, and who has asked for longest is served; after one second exactly, that was the worker that
+had just sent it back, six times before the primary's had it (two, since)."""
 
 WatcherFactory = Callable[[], AnyWatcher]
 
 _PREFIX = "litefs_"
+_jitter = random.Random()  # noqa: S311 - no secret; our own, so that an application's seeded numbers stay what they are
 _RULES = [each.name for each in fields(Rules)]
 TASK_OPTIONS = tuple(f"{_PREFIX}{name}" for name in _RULES)
 """What a task may say for itself."""
@@ -221,7 +225,7 @@ class Guard:
 
 def pause(times: int) -> float:
     """Seconds until a job is due that has been sent back so many times before."""
-    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(times, 16))
+    return _jitter.uniform(FIRST_PAUSE, min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(times, 16)))
 
 
 def say(name: str, arrival: Arrival) -> None:
