@@ -43,8 +43,8 @@ LOOP_LIMIT = 0.25
 """Seconds for the same where a message is sent by a blocking call in an event loop's own thread."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """Seconds before a job that was sent back is due again: from the first to twice as long each time, at random. Not for long:
-a queue may hold it in the worker that is the next to take it, and that may be the wrong one, too. At random: Celery's workers
-ask Redis for a second at a time, and who has asked for longest is served; after one second exactly, that was the worker that
+a queue may hold it in the worker that is the next to take it, and that may be the wrong one, too. At random: Celery's
+workers ask Redis for a second at a time, and who has asked for longest is served; after one second, that was the one that
 had just sent it back, six times before the primary's had it (two, since)."""
 
 WatcherFactory = Callable[[], AnyWatcher]
