@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import anyio
 import click
 
 from litefs_watch import Settings
-from litefs_watch.cli.options import node_options
+from litefs_watch.cli.options import check_seconds, node_options
 from litefs_watch.cli.output import emit
 from litefs_watch.cli.process import first_error
 
@@ -29,7 +28,12 @@ PORT = 20203
 @click.option("--max-waiting", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Waits at once.")
 @click.option("--max-subscribers", type=click.IntRange(0, 10_000), default=100, show_default=True, help="Streams at once.")
 @click.option(
-    "--max-timeout", type=click.FloatRange(0, 3600), default=60.0, show_default=True, help="Seconds that a wait may take."
+    "--max-timeout",
+    type=click.FloatRange(0, 3600),
+    callback=check_seconds,
+    default=60.0,
+    show_default=True,
+    help="Seconds that a wait may take.",
 )
 @click.option(
     "--kept", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Events for those who come back."
@@ -54,8 +58,6 @@ def command(
     SIGTERM ends it, with status 0: who waits gets 503, streams get a last event. systemd is told when it is ready
     (Type=notify), and that it lives (WatchdogSec=).
     """
-    if not math.isfinite(max_timeout):
-        raise click.BadParameter(f"{max_timeout} is no number of seconds", param_hint="--max-timeout")
     try:
         from litefs_watch.serve.options import Options, find_token
         from litefs_watch.serve.server import listen, serve

@@ -57,19 +57,20 @@ async def serve(
     watcher = Watcher(settings)
     _make_room(options)
     with anyio.open_signal_receiver(*_heeded()) as signals:
-        async with anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as heeding:
             server = _Server(watcher, options, own_name, ready)
-            tasks.start_soon(server.end_by_signal, signals)
+            heeding.start_soon(server.end_by_signal, signals)
             try:
-                async with watcher:
+                async with watcher, anyio.create_task_group() as tasks:
                     tasks.start_soon(server.sidecar.events.run, watcher.changes())
                     tasks.start_soon(server.end_with_events)
                     tasks.start_soon(server.tell_systemd)
                     await server.serve(sockets=[listener])
+                    tasks.cancel_scope.cancel()
             except WatcherClosed:  # it was stopped while it started
                 if not server.signalled:
                     raise
-            tasks.cancel_scope.cancel()
+            heeding.cancel_scope.cancel()
     return server.signalled
 
 

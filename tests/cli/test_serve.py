@@ -152,6 +152,16 @@ def test_a_port_that_is_taken_is_status_1(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err == "litefs-watch: Address already in use\n"
 
 
+def test_a_reader_that_has_gone_is_141(node: SimulatedNode, start: Start) -> None:
+    """``litefs-watch serve | true``: without a word, as with the other commands."""
+    with start(node, "serve", "--port", "0") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.wait(SOON) == 141
+        assert process.stderr.read() == ""
+
+
 def test_each_option_stands_on_the_page() -> None:
     """With its default; and no other."""
     command: Any = app.get_command(click.Context(app), "serve")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from litefs_watch import ConfigError
+from litefs_watch.serve.endpoints import Refusal
 from litefs_watch.serve.guard import Guard
 from litefs_watch.serve.options import Options, check_token, find_token
 from litefs_watch.testing import SimulatedNode
@@ -50,6 +51,15 @@ async def test_a_page_of_elsewhere_may_not_ask(here: Served, headers: dict[str, 
             await connection.start()
             assert (connection.status == 403) == (status == 403), connection.status
             assert not any(name.startswith("access-control") for name in connection.headers)
+
+
+def test_its_own_name_is_one_of_loopback_s() -> None:
+    """Where it listens on another address of this machine's."""
+    guard = Guard(None, None, "127.8.8.8")  # type: ignore[arg-type]
+    scope = {"type": "http", "method": "GET", "query_string": b"", "headers": [(b"host", b"127.8.8.8:20203")]}
+    guard._check(scope)
+    with pytest.raises(Refusal):
+        guard._check({**scope, "headers": [(b"host", b"127.9.9.9:20203")]})
 
 
 async def test_a_check_without_a_host_is_answered(here: Served) -> None:

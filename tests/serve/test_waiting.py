@@ -12,7 +12,7 @@ from litefs_watch.serve import questions
 from litefs_watch.serve.options import Options
 from litefs_watch.serve.questions import LARGEST_BODY
 from litefs_watch.testing import SimulatedNode
-from tests.serve.asking import asked, until
+from tests.serve.asking import SOON, asked, until
 from tests.serve.conftest import Served, served
 
 JSON = {"content-type": "application/json"}
@@ -179,22 +179,28 @@ async def test_a_body_that_can_t_be_meant(
         assert connection.status == status
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For long."""
+@pytest.mark.parametrize(("pieces", "status"), [(0, 400), (1, 400), (LARGEST_BODY // 1000 + 1, 413)])
+async def test_a_body_that_does_not_end(here: Served, monkeypatch: pytest.MonkeyPatch, pieces: int, status: int) -> None:
+    """It is not waited for, for long; and no more of it is read than is needed to tell that it is too large."""
     monkeypatch.setattr(questions, "BODY_TIMEOUT", 0.01)
     scope = {"type": "http", "method": "POST", "path": "/wait", "query_string": b"", "root_path": "", "scheme": "http"}
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     sent = []
 
-    async def never() -> dict[str, object]:
-        await anyio.sleep_forever()
-        raise AssertionError
+    async def receive() -> dict[str, object]:
+        nonlocal pieces
+        if not pieces:
+            assert status == 400
+            await anyio.sleep_forever()
+        pieces -= 1
+        return {"type": "http.request", "body": b" " * 1000, "more_body": True}
 
     async def send(message: dict[str, object]) -> None:
         sent.append(message)
 
-    await here.app({**scope, "headers": headers}, never, send)
-    assert sent[0]["status"] == 400
+    with anyio.fail_after(SOON):
+        await here.app({**scope, "headers": headers}, receive, send)
+    assert sent[0]["status"] == status
 
 
 @pytest.mark.parametrize(
