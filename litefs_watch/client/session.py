@@ -203,6 +203,7 @@ class Way:
         self._tries = 0
         self._pause = FIRST_PAUSE
         self._body = Counted(request.stream)
+        self._sent_to, self._prefix = url, b""
 
     @property
     def left(self) -> float:
@@ -224,7 +225,8 @@ class Way:
         self._tries += 1
         self._body = Counted(self._request.stream)
         url = httpx2.URL(base)
-        url = url.copy_with(raw_path=url.raw_path.rstrip(b"/") + self._request.url.raw_path)
+        self._prefix = url.raw_path.rstrip(b"/")
+        self._sent_to = url = url.copy_with(raw_path=self._prefix + self._request.url.raw_path)
         request = _copy(self._request, url, self._body, self._carried)
         if request.headers.get("host") == self._request.url.host:
             request.headers["host"] = url.netloc.decode("ascii")
@@ -236,6 +238,18 @@ class Way:
         if not never:
             self.has_run()
         return never and self._tries < MOST_TRIES and self.left > 0
+
+    def answered(self, response: httpx2.Response) -> None:
+        """By who has done it. A redirection to that very node, as frameworks write one, is one to the primary."""
+        self.has_run()
+        if (location := response.headers.get("location")) is None:
+            return
+        try:
+            url = self._sent_to.join(location)
+        except httpx2.InvalidURL:
+            return
+        if url.netloc == self._sent_to.netloc and url.raw_path.startswith(self._prefix + b"/"):
+            response.headers["location"] = url.raw_path[len(self._prefix) :].decode("ascii")
 
     def has_run(self) -> None:
         """It has, or may have: the handler that asked for it must not be sent to another node, to ask for it again."""

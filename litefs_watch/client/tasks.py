@@ -127,7 +127,7 @@ class _PrimaryTransport(httpx2.AsyncBaseTransport):
                     raise
                 else:
                     if not way.is_replay(response):
-                        way.has_run()
+                        way.answered(response)
                         return response
                     await response.aclose()
                     way.refuse(standing)

@@ -111,7 +111,7 @@ class _PrimaryTransport(httpx2.BaseTransport):
                     raise
                 else:
                     if not way.is_replay(response):
-                        way.has_run()
+                        way.answered(response)
                         return response
                     response.close()
                     way.refuse(standing)

@@ -398,6 +398,33 @@ async def test_it_sends_nothing_elsewhere(node: SimulatedNode) -> None:
 
 
 @pytest.mark.parametrize(
+    ("address", "location", "then"),
+    [
+        (ADDRESS, "http://node-b:8080/orders/?a=%2F", "http://node-b:8080/orders/?a=%2F"),  # Starlette's, for a slash
+        (ADDRESS, "https://node-b:8080/x", "http://node-b:8080/x"),
+        (ADDRESS, "again", "http://node-b:8080/again"),
+        (ADDRESS + "/shop", "http://node-b:8080/shop/x", "http://node-b:8080/shop/x"),
+        (ADDRESS + "/shop", "/shop/x", "http://node-b:8080/shop/x"),
+        (ADDRESS, "http://node-c:8080/x", None),
+        (ADDRESS, "http://[", None),
+    ],
+)
+async def test_a_redirection_to_the_same_node_is_followed(
+    node: SimulatedNode, address: str, location: str, then: str | None
+) -> None:
+    """It is one to the primary, whoever that is by then; another node is elsewhere."""
+    nodes = Nodes(answer(status=307, location=location), answer())
+    async with client_of(node, nodes, address=address, follow_redirects=True) as client:
+        if then is None:
+            with pytest.raises((httpx2.UnsupportedProtocol, httpx2.RemoteProtocolError)):
+                await client.post("/orders", content=b"body")
+        else:
+            await client.post("/orders", content=b"body")
+    assert [str(request.url) for request in nodes.seen[1:]] == ([then] if then else [])
+    assert [request.content for request in nodes.seen] == [b"body"] * len(nodes.seen)
+
+
+@pytest.mark.parametrize(
     ("address", "options"),
     [
         ("node-b:8080", {}),
