@@ -12,6 +12,10 @@ from litefs_watch.cli.options import cluster_options
 from litefs_watch.cli.output import emit
 from litefs_watch.cli.process import asynchronous
 from litefs_watch.operate.words import cluster_lines, cluster_record, status_lines, status_record
+from litefs_watch.sources import NOT_STARTED
+
+IN_PLACE_LIMIT = 1.0
+"""Seconds for inotify's watch, which comes into place some steps after a start that does not wait for it."""
 
 
 @click.command("status", short_help="Show role, primary, positions and sources.")
@@ -26,6 +30,9 @@ async def command(settings: Settings, as_json: bool, of_cluster: bool) -> int:
     """
     async with Watcher(settings if of_cluster else settings.model_copy(update={"peers": ()})) as watcher:
         cluster = await _ask(watcher) if of_cluster else None
+        with anyio.move_on_after(IN_PLACE_LIMIT):
+            while any(source.detail == NOT_STARTED for source in watcher.status.sources.values()):  # noqa: ASYNC110
+                await anyio.sleep(0.005)
         status = watcher.status
     if as_json:
         emit(status_record(status) | ({} if cluster is None else {"cluster": cluster_record(cluster)}))

@@ -149,7 +149,7 @@ class WatchedTasks(BaseTaskBackend):
             if name not in JobOptions.__annotations__:
                 known = sorted(JobOptions.__annotations__)
                 raise ConfigError(f"TASKS[{alias!r}]: OPTIONS['litefs'] has no {name!r}{did_you_mean(name, known)}")
-        self.guard = Guard(get_watcher, **{"secret": load().options.get("secret"), **given})
+        self.guard: Guard = Guard(get_watcher, **{"secret": load().options.get("secret"), **given})
 
     def validate_task(self, task: Any) -> None:
         if not isinstance(task, WatchedTask):

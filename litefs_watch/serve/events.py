@@ -31,8 +31,8 @@ class Events:
     def __init__(self, watcher: Watcher, kept: int) -> None:
         self._watcher = watcher
         self._news = anyio.Event()
-        self.memory = Memory(kept, secrets.token_hex(4))
-        self.ended = anyio.Event()
+        self.memory: Memory = Memory(kept, secrets.token_hex(4))
+        self.ended: anyio.Event = anyio.Event()
         """Set when there will be no more: the watcher was stopped, or failed."""
 
     async def run(self, changes: Subscription[TxChange | PrimaryChange]) -> None:

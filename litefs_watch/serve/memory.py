@@ -27,7 +27,7 @@ class Memory:
     def __init__(self, size: int, epoch: str) -> None:
         self._ring: list[Event | None] = [None] * size
         self._epoch = epoch
-        self.newest = 0
+        self.newest: int = 0
         """The number of the newest; 0: none yet."""
 
     def add(self, record: Mapping[str, Any]) -> None:

@@ -17,8 +17,8 @@ try:
     from litefs_watch.prometheus import instrument
 
     INSTALLED = True
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "prometheus_client":
+except ModuleNotFoundError as _error:
+    if (_error.name or "").partition(".")[0] != "prometheus_client":
         raise
     INSTALLED = False
 

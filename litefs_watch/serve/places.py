@@ -17,7 +17,7 @@ class Places:
     def __init__(self, most: int, what: str) -> None:
         self._most = most
         self._what = what
-        self.taken = 0
+        self.taken: int = 0
 
     @contextmanager
     def one(self) -> Iterator[None]:

@@ -30,12 +30,16 @@ class Source(Protocol):
         """Watch until cancelled. What goes wrong outside is put into ``health``, never raised."""
 
 
+NOT_STARTED = "not started"
+"""What a source says before it has said anything."""
+
+
 class Health:
     """A source's account of itself. Logs each change once."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._status = SourceStatus(False, datetime.now(UTC), "not started")
+        self._status = SourceStatus(False, datetime.now(UTC), NOT_STARTED)
 
     @property
     def status(self) -> SourceStatus:

@@ -456,7 +456,7 @@ async def test_anybody_can_say_it() -> None:
     assert is_replay(await call(app))
     contextvars.Context().run(elsewhere)
     assert not contextvars.Context().run(note, refused())
-    with pytest.raises(TypeError, match=r"mark_failed\(error\)"):
+    with pytest.raises(TypeError, match="mark_failed takes an error"):
         mark_failed({"type": "http"})  # type: ignore[call-overload]
 
 

@@ -47,7 +47,8 @@ class Interleavings(RuleBasedStateMachine):
     """Commits, resets, slow reads (one at a time, as the re-read makes them), and events that are late.
 
     ``notify=False`` is a change that nobody tells of. Not while a read is under way: which of two came first, the read's
-    answer or the event's, can then only be told by the events in between.
+    answer or the event's, can then only be told by the events in between; nor, likewise, is a read slow that begins after
+    such a change and before the events from before it have come.
     """
 
     def __init__(self) -> None:
@@ -57,6 +58,7 @@ class Interleavings(RuleBasedStateMachine):
         self.state = NodeState("me", SETTLE)
         self.seen: list[Position] = []
         self.reads: list[PositionsRead] = []
+        self.untold = False
 
     def tick(self) -> float:
         self.clock += 1.0
@@ -67,20 +69,25 @@ class Interleavings(RuleBasedStateMachine):
             assert isinstance(change, TxChange)
             self.seen.append(change.position)
 
+    def move(self, txid: int, notify: bool) -> None:
+        tells = notify or bool(self.reads)
+        self.untold = self.untold or (not tells and bool(self.truth.under_way))
+        self.truth.move(txid, notify=tells)
+
     @rule(step=st.integers(1, 3), notify=st.booleans())
     def commit(self, step: int, notify: bool) -> None:
-        self.truth.move(self.truth.now.txid + step, notify=notify or bool(self.reads))
+        self.move(self.truth.now.txid + step, notify)
 
     @rule(back=st.integers(0, 4), notify=st.booleans())
     def reset(self, back: int, notify: bool) -> None:
-        self.truth.move(max(0, self.truth.now.txid - back), notify=notify or bool(self.reads))
+        self.move(max(0, self.truth.now.txid - back), notify)
 
     @precondition(lambda self: not self.reads)
     @rule()
     def a_quick_read(self) -> None:
         self.apply(PositionsRead(self.tick(), {DB: self.truth.now}))
 
-    @precondition(lambda self: not self.reads)
+    @precondition(lambda self: not self.reads and not self.untold)
     @rule()
     def a_slow_read_begins(self) -> None:
         self.reads.append(PositionsRead(self.tick(), {DB: self.truth.now}))
@@ -94,11 +101,13 @@ class Interleavings(RuleBasedStateMachine):
     @rule()
     def an_event_arrives(self) -> None:
         event = self.truth.under_way.pop(0)
+        self.untold = self.untold and bool(self.truth.under_way)
         self.apply(TxEvent(self.tick(), DB, event.position))
 
     @rule()
     def the_stream_breaks_and_comes_back(self) -> None:
         self.truth.under_way.clear()
+        self.untold = False
         self.state.apply(StreamEnded(self.tick()))
         self.state.apply(RoleEvent(self.tick(), False, "a", first=True))
 

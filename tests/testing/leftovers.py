@@ -6,9 +6,25 @@ import contextlib
 import gc
 import os
 import threading
+import time
 from collections import Counter
 
+from litefs_watch.sources.inotify import _THREAD
 from litefs_watch.sources.thread import IDLE_NAME
+from litefs_watch.watchers.runs import running
+
+SOON = 10.0
+"""Seconds, at most, until a thread has seen that it is to end."""
+
+
+def end_what_others_left() -> None:
+    """Watchers that earlier tests have dropped go on watching: what they open would be taken for a test's own."""
+    gc.collect()
+    for run in running():
+        run.stop()
+    until = time.monotonic() + SOON
+    while any(thread.name.startswith(_THREAD) for thread in threading.enumerate()) and time.monotonic() < until:
+        threading.Event().wait(0.001)
 
 
 def open_descriptors() -> Counter[str]:

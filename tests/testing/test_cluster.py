@@ -17,7 +17,7 @@ from litefs_watch import Position
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
 from litefs_watch.testing.sqlite_file import DatabaseFile
 from tests.testing.clusters import insert, rows, shown
-from tests.testing.leftovers import at_work, open_descriptors
+from tests.testing.leftovers import at_work, end_what_others_left, open_descriptors
 
 OpenStream = Callable[[SimulatedNode], Any]
 Eventually = Callable[[Callable[[], object]], None]
@@ -41,6 +41,7 @@ def test_the_first_node_starts_as_the_primary_and_all_are_where_it_is() -> None:
 
 def test_nothing_is_left_behind() -> None:
     """No thread (but those that wait to be lent again), no descriptor, and no file."""
+    end_what_others_left()
     threads, descriptors = at_work(), open_descriptors()
     with SimulatedCluster() as cluster:
         directory = cluster["node-a"].directory.parent

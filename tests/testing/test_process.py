@@ -14,7 +14,7 @@ import pytest
 
 from litefs_watch import WaitTimeout
 from litefs_watch.testing import SimulatedNode
-from tests.testing.leftovers import at_work, open_descriptors
+from tests.testing.leftovers import at_work, end_what_others_left, open_descriptors
 
 OpenStream = Callable[[SimulatedNode], Any]
 
@@ -35,6 +35,7 @@ def get(node: SimulatedNode, path: str) -> tuple[int, bytes]:
 
 def test_nothing_is_left_behind(open_stream: OpenStream) -> None:
     """No thread, no descriptor, no file, and no port, whichever way it was used."""
+    end_what_others_left()
     threads, descriptors = at_work(), open_descriptors()
     with SimulatedNode() as node:
         directory = node.directory

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import time
 from collections import Counter
@@ -30,6 +29,7 @@ from litefs_watch.sources.stream import EventStream
 from litefs_watch.sources.thread import IDLE_NAME, CallThread
 from litefs_watch.testing import SimulatedNode
 from litefs_watch.watchers.run import Run
+from tests.testing.leftovers import end_what_others_left, open_descriptors
 
 SOON = 20.0
 
@@ -80,10 +80,6 @@ def ours() -> set[threading.Thread]:
     watchers, of which an earlier test may have left one (its own end is tested with it)."""
     threads = {thread for thread in threading.enumerate() if thread.name.startswith("litefs_watch")}
     return {thread for thread in threads if thread.name not in (IDLE_NAME, rounds_module._THREAD)}
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 STEPS = st.one_of(
@@ -175,8 +171,9 @@ async def live(node: SimulatedNode, steps: list[tuple[Any, ...]], faults: Counte
 def test_whatever_fails_once_all_is_right_in_the_end(backend: str, steps: list[tuple[Any, ...]]) -> None:
     """Every waiter whose transaction is there is awake, the role is the true one, and nothing is left behind."""
     faults: Counter[str] = Counter()
+    end_what_others_left()
     with SimulatedNode() as node:
-        before, opened = ours(), descriptors()
+        before, opened = ours(), open_descriptors()
         with injected(faults):
             anyio.run(live, node, steps, faults, backend=backend)
             gc.collect()
@@ -184,6 +181,6 @@ def test_whatever_fails_once_all_is_right_in_the_end(backend: str, steps: list[t
             while (left := ours() - before) and time.monotonic() < deadline:
                 threading.Event().wait(0.001)
         assert not left, left
-        while descriptors() > opened and time.monotonic() < deadline:
+        while open_descriptors() - opened and time.monotonic() < deadline:
             threading.Event().wait(0.001)  # the node's side of a stream ends in its own time
-        assert descriptors() <= opened
+        assert open_descriptors() - opened == {}

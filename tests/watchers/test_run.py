@@ -140,7 +140,7 @@ async def test_another_event_loop_is_refused(node: SimulatedNode) -> None:
 
         for backend in ("asyncio", "trio"):
             await anyio.to_thread.run_sync(partial(anyio.run, foreign, backend=backend))
-        with pytest.raises(RuntimeError, match="without an event loop"):
+        with pytest.raises(RuntimeError, match="without the watcher's event loop"):
             await anyio.to_thread.run_sync(watcher.primary_changes)
 
 
