@@ -27,10 +27,11 @@ def end_what_others_left() -> None:
         threading.Event().wait(0.001)
 
 
-def open_descriptors() -> Counter[str]:
+def open_descriptors(*, collect: bool = True) -> Counter[str]:
     """What is open, by what it is: ``now - before`` is what is new. Not by number: one that an earlier test left may be
     closed meanwhile, by the garbage collector or by a thread that ends, and its number be given again."""
-    gc.collect()
+    if collect:
+        gc.collect()
     links: Counter[str] = Counter()
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):  # the listing's own
