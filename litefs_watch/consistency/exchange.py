@@ -113,8 +113,8 @@ class Exchange:
     """Whether our cookie is there and is no token."""
 
     found: tuple[object, Where] | None = None
-    """Set by the shell: what the disk has said of a token that is from before what the watcher knows, and of which lineage
-    it was the past then. Once the database has another one, it says nothing any more."""
+    """Set by the shell: what the disk has said of a token that is from before what the watcher knows, and in which
+    `View.era`. In another one it says nothing any more."""
 
     waited = False
     """Set by the shell when the wait for the TXID is over, however it ended."""

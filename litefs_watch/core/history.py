@@ -6,7 +6,8 @@ before it, so that whoever is at its end has all of them. It answers of a positi
 
 What is not proved does not count. A position continues the lineage only where its TXID is the next one, and nothing has
 happened in between that may have replaced the database (`doubt`: a replica is reset by a snapshot of its new primary, which
-can have any TXID, the next one too). All else begins a lineage anew. What a look has run ahead of, late events may fill in.
+can have any TXID, the next one too). All else begins a lineage anew. What looks have run ahead of, late events may fill in.
+A gap alone replaces nothing: what was looked up in LiteFS's files before it still holds, as long as the `era` is the same.
 
 A position costs 8 bytes: its TXID is its place. See `LIMIT` and `TOTAL`.
 """
@@ -24,6 +25,8 @@ LIMIT = 65_536
 """Positions that are kept of one database: half a MiB. Five minutes, as long as a cookie lives, of 218 commits a second."""
 TOTAL = 2_000_000
 """Positions that are kept of all databases together: 16 MB."""
+_GAPS = 8
+"""Gaps of one database that late events may fill: looks run ahead of a busy stream, one after the other."""
 
 
 class Lineage(NamedTuple):
@@ -81,6 +84,8 @@ class View(NamedTuple):
     """Standalone: whatever is asked for is here."""
     standing_since: float = float("-inf")
     """When the role and the primary became what they are, on the readings' clock; -inf for the run's first."""
+    era: object = None
+    """Another object each time that the database has gone back, or may have been replaced."""
 
     def where(self, wanted: int | Position) -> Where | None:
         """Where a position is; None while nothing confirms what was known. A TXID alone is here where it is reached."""
@@ -95,22 +100,24 @@ class View(NamedTuple):
 
 
 class History:
-    """The lineage of one database up to where it is, and what came before a gap."""
+    """The lineage of one database up to where it is, and what came before a gap, or a few."""
 
-    __slots__ = ("_doubted", "_older", "lineage", "replaced")
+    __slots__ = ("_doubted", "_older", "era", "lineage", "replaced")
 
     def __init__(self, position: Position) -> None:
         self.lineage: Lineage = Lineage.of(position)
         """Ends with the database's position."""
         self.replaced: bool = False
         """Whether the lineage begins where the database may have been replaced."""
-        self._older: Lineage | None = None
+        self.era: object = object()
+        """As `View.era`."""
+        self._older: list[Lineage] = []  # before gaps that may be filled, in order; at most `_GAPS`
         self._doubted = False
 
     def doubt(self) -> None:
         """The database may be replaced from now on: its next position proves nothing about those before."""
         self._doubted = True
-        self._older = None
+        self._older = []
 
     def trust(self) -> None:
         """It was not: after all that may have replaced it, the database is at the same position as before."""
@@ -121,40 +128,49 @@ class History:
         last = self.lineage.first + len(self.lineage.checksums) - 1
         if position.txid > last:
             if self._doubted or not _continue(self.lineage, position):
-                self._older = None if self._doubted else self.lineage
-                self.replaced = self.replaced or self._doubted
+                if self._doubted:
+                    self.replaced, self.era = True, object()
+                else:
+                    self._older = [*self._older[1 - _GAPS :], self.lineage]
                 self.lineage = Lineage.of(position)
-            elif len(self.lineage.checksums) > limit:
+            if self._older or len(self.lineage.checksums) > limit:
                 self.trim(limit)
             self._doubted = False
             return 0
         index = position.txid - self.lineage.first
         back = self.lineage.has(position)
-        self.replaced = self.replaced or not back
+        self.replaced, self.era = self.replaced or not back, object()
         self.lineage = Lineage(self.lineage.first, self.lineage.checksums[: index + 1]) if back else Lineage.of(position)
-        self._older = None
+        self._older = []
         self._doubted = False
         return last - position.txid + (0 if back or index < 0 else 1)
 
     def fill(self, position: Position, limit: int) -> None:
-        """``position``, of a transaction that the database already had, was told of late: it may close the gap."""
-        older, newest = self._older, self.lineage
-        if older is None or position.txid > newest.first or not _continue(older, position):
-            return
-        if position.txid == newest.first:
-            self._older = None
-            if position.checksum == newest.checksums[0]:
-                self.lineage = Lineage(older.first, older.checksums + newest.checksums[1:])
+        """``position``, of a transaction that the database already had, was told of late: it may close a gap."""
+        for index, older in enumerate(self._older):
+            newer = self._older[index + 1] if index + 1 < len(self._older) else self.lineage
+            if position.txid > newer.first or not _continue(older, position):
+                continue
+            if position.txid == newer.first:
+                later = self._older[index + 1 :]
+                if newer.has(position):
+                    joined = Lineage(older.first, older.checksums + newer.checksums[1:])
+                    self._older = [*self._older[:index], joined, *later[1:]] if later else self._older[:index]
+                    self.lineage = self.lineage if later else joined
+                else:  # events of another history than what looks have seen since
+                    self._older = []
                 self.trim(limit)
+            return
 
     def trim(self, limit: int) -> None:
-        """Keep no more than ``limit`` positions; less than that, so that not every transaction has to."""
+        """Keep no more than ``limit`` positions; less than that, so that not every transaction has to. As many before gaps,
+        and a quarter more."""
         size = len(self.lineage.checksums)
         if size > limit:
             drop = size - max(1, limit - limit // 4)
             self.lineage = Lineage(self.lineage.first + drop, self.lineage.checksums[drop:])
-        if self._older is not None and len(self._older.checksums) > limit:
-            self._older = None
+        while sum(len(older.checksums) for older in self._older) > limit + limit // 4:
+            del self._older[0]
 
 
 def _continue(lineage: Lineage, position: Position) -> bool:

@@ -117,9 +117,10 @@ class NodeState:
 
     def view(self, database: str, data_dir: Path | None = None, *, everything: bool = False) -> View:
         position, lineage = self.positions.get(database), self.here.get(database)
-        replaced = lineage is not None and self.histories.by_database[database].replaced
+        history = self.histories.by_database.get(database)
+        replaced, era = (False, None) if history is None else (lineage is not None and history.replaced, history.era)
         known = (self.standing, self.vouched, position, lineage, replaced, data_dir)
-        return View(*known, self._following.term, self._following.changed_at, everything, self._standing_since)
+        return View(*known, self._following.term, self._following.changed_at, everything, self._standing_since, era)
 
     def has(self, database: str, wanted: int | Position) -> Position | None:
         """What meets a wait, if it is met. May be asked from any thread."""

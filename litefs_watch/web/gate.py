@@ -33,7 +33,7 @@ from litefs_watch.consistency import (
 from litefs_watch.consistency.exchange import Undone, Unreplicated
 from litefs_watch.consistency.faults import is_dead_connection
 from litefs_watch.consistency.tokens import is_beyond
-from litefs_watch.core.history import Lineage, View
+from litefs_watch.core.history import View
 from litefs_watch.errors import NotPrimary, WatcherClosed
 from litefs_watch.operate.observers import CANCELLED, HOLD, MET, UNMET, WAIT, observers_of
 from litefs_watch.position import Position, Where
@@ -104,7 +104,7 @@ class Gate:
         now = time.monotonic()
         room, hurried, holds, hold_for = self.budget.places(view.standing.role, now - view.standing_since)
         found = exchange.found
-        where = view.where if found is None or found[0] is not view.lineage else partial(_where, view, found[1])
+        where = view.where if found is None or found[0] is not view.era else partial(_where, view, found[1])
         new = now - view.since < self._max_age
         return Node(
             *view.standing,
@@ -130,10 +130,10 @@ class Gate:
             view = self._known.run.view(self.database)
         except WatcherClosed:
             return None
-        lineage, data_dir = view.lineage, view.data_dir
-        if data_dir is None or view.where(token) not in _PAST or (exchange.found and exchange.found[0] is lineage):
+        era, data_dir = view.era, view.data_dir
+        if data_dir is None or view.where(token) not in _PAST or (exchange.found and exchange.found[0] is era):
             return None
-        return lambda: (lineage, where_on_disk(data_dir, self.database, token))
+        return lambda: (era, where_on_disk(data_dir, self.database, token))
 
     def is_met(self, exchange: Exchange) -> bool:
         """Whether this is a read whose token is met: it runs on every node, whatever its role. Short for `enter`, and then
@@ -180,9 +180,9 @@ class Gate:
                 exchange.reset = NotPrimary(None, _RESET)
             return
         gone = not node.has(token) and node.where(token) in (Where.AHEAD, Where.ELSEWHERE, Where.DOUBTED)
-        # Who has led all the time has made each transaction itself: another lineage is a gap in what was heard of them.
+        # Who has led all the time has made each transaction itself: what was doubted for a moment was its own.
         led = exchange.role is Role.PRIMARY is node.role and node.term == exchange.term
-        if gone or (not led and found is not None and found[0] is not self._lineage()):
+        if gone or (not led and found is not None and found[0] is not self._era()):
             exchange.reset = NotPrimary(None, _RESET)
 
     def _check_answer(self, exchange: Exchange, position: Position | None) -> None:
@@ -218,9 +218,9 @@ class Gate:
             return True
         return before is not None and node.where(before) is None  # LiteFS went away meanwhile
 
-    def _lineage(self) -> Lineage | None:
+    def _era(self) -> object:
         try:
-            return self._known.run.view(self.database).lineage
+            return self._known.run.view(self.database).era
         except WatcherClosed:
             return None
 

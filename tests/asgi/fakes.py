@@ -49,6 +49,8 @@ class FakeWatcher:
         self.streaming = True
         self._lineage: Lineage | None = None
         self.data_dir: Path | None = None
+        self.era: object = None
+        """None: each position is the start of another one."""
         self.confirmed = True
         """Whether anything confirms what is known."""
         self.follows = True
@@ -87,7 +89,8 @@ class FakeWatcher:
         if self._lineage is None or self._lineage.last != self.known:  # as on a real one, it is the same until it changes
             self._lineage = None if self.known is None else Lineage.of(self.known)
         lineage = self._lineage if self.confirmed else None
-        return View(self.standing, self.vouched, self.known, lineage, self.replaced, self.data_dir, self.term, self.since)
+        known = View(self.standing, self.vouched, self.known, lineage, self.replaced, self.data_dir, self.term, self.since)
+        return known._replace(era=self._lineage if self.era is None else self.era)
 
     def has_tx(self, txid: int | Position, database: str | None = None) -> bool:
         view = self.view()

@@ -205,6 +205,20 @@ async def test_what_the_disk_said_of_a_history_is_nothing_once_there_is_another_
     assert (await ask(watcher, "GET", UNTOLD, Handler(reset))).status == 409
 
 
+async def test_a_gap_in_what_a_replica_has_heard_is_no_reset(tmp_path: Path) -> None:
+    """A look has run ahead of the stream while the handler ran: what the disk said of the token before still holds, and the
+    disk is not asked again."""
+    watcher = replica()
+    watcher.data_dir, watcher.era = tmp_path, object()
+    put_ltx(tmp_path, UNTOLD)
+
+    def run_ahead(scope: Scope) -> None:
+        watcher.known = Position(20, 8)
+        watcher.data_dir = None
+
+    assert (await ask(watcher, "GET", UNTOLD, Handler(run_ahead))).status == 200
+
+
 @pytest.mark.parametrize(("replaced", "status"), [(False, 200), (True, 503)])
 async def test_a_gap_in_what_a_primary_has_heard_is_no_reset(tmp_path: Path, replaced: bool, status: int) -> None:
     """Two transactions of its own while the handler ran, of which one look tells: what the disk said of the token holds for

@@ -55,6 +55,57 @@ def test_a_gap_is_not_closed_by_another_history_nor_by_a_part(late: tuple[Positi
     assert history.lineage.where(at(5)) is Where.UNTOLD
 
 
+def test_each_of_several_gaps_is_closed() -> None:
+    """Looks run ahead of a busy stream one after the other; what is told of late comes in order, between them and after."""
+    history = History(at(5))
+    era = history.era
+    for txid in (8, 10, 13):
+        history.move(at(txid), LIMIT)
+    for txid in (6, 7, 8, 9):
+        history.fill(at(txid), LIMIT)
+    history.move(at(14), LIMIT)
+    history.move(at(17), LIMIT)
+    assert [history.lineage.where(at(txid)) for txid in (5, 14, 17)] == [Where.UNTOLD, Where.UNTOLD, Where.HERE]
+    for txid in range(10, 18):
+        history.fill(at(txid), LIMIT)
+    assert [history.lineage.where(at(txid)) for txid in range(5, 18)] == [Where.HERE] * 13
+    assert history.era is era
+
+
+def test_what_is_told_of_late_closes_no_gap_across_another_history() -> None:
+    """What a look has seen at 8 is not what the stream tells of: neither leads on to what came after."""
+    history = History(at(5))
+    history.move(at(8, 1), LIMIT)
+    history.move(at(10, 1), LIMIT)
+    for position in (at(6), at(7), at(8), at(9), at(9, 1), at(10, 1)):
+        history.fill(position, LIMIT)
+    assert [history.lineage.where(at(txid)) for txid in range(5, 10)] == [Where.UNTOLD] * 5
+    assert history.lineage.where(at(10, 1)) is Where.HERE
+
+
+def test_what_came_before_gaps_is_no_more_than_the_limit_and_a_quarter() -> None:
+    history = History(at(1))
+    for txid in range(2, 9):
+        history.move(at(txid), 8)
+    for txid in range(10, 40, 2):
+        history.move(at(txid), 8)
+        assert sum(len(older.checksums) for older in history._older) <= 10
+        assert len(history._older) <= 8
+
+
+@pytest.mark.parametrize("replaced", [True, False], ids=["doubted", "went back"])
+def test_an_era_ends_where_the_database_may_have_been_replaced_or_went_back(replaced: bool) -> None:
+    """A gap ends none: nothing of what is before it has gone."""
+    history = History(at(5))
+    era = history.era
+    history.move(at(8), LIMIT)
+    assert history.era is era
+    if replaced:
+        history.doubt()
+    history.move(at(9) if replaced else at(8, 1), LIMIT)
+    assert history.era is not era
+
+
 def test_after_a_doubt_the_next_transaction_proves_nothing() -> None:
     """The snapshot of a new primary may have just the next TXID; late events close no such gap either."""
     history = History(at(5))
