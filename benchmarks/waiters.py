@@ -142,8 +142,9 @@ async def resumed(
     return took / len(waits) * 1e6
 
 
-async def bare() -> float:
-    """What asyncio itself takes: futures without a timeout, the baseline of waits with one as well."""
+async def bare(*, in_function: bool = False) -> float:
+    """What asyncio itself takes: futures without a timeout, the baseline of waits with one as well. ``in_function``: each
+    awaited by a coroutine function, as a `wait_for_tx` can't be less."""
     loop = asyncio.get_running_loop()
     futures = [loop.create_future() for _ in range(WAITERS)]
 
@@ -151,7 +152,11 @@ async def bare() -> float:
         for future in futures:
             future.set_result(None)
 
-    return await resumed(futures, lambda: asyncio.sleep(0), lambda: publish)
+    async def wait(future: asyncio.Future[None]) -> None:
+        await future
+
+    waits = [wait(future) for future in futures] if in_function else futures
+    return await resumed(waits, lambda: asyncio.sleep(0), lambda: publish)
 
 
 async def waited(watcher: Watcher, node: SimulatedNode, wanted: Wanted, timeout: float | None) -> float:
@@ -167,6 +172,7 @@ async def everybody() -> None:
             await looked(watcher, node)
             ways: dict[str, Callable[[], Awaitable[float]]] = {
                 "bare futures": bare,
+                "the same, each in a coroutine function": partial(bare, in_function=True),
                 "wait_for_tx": partial(waited, watcher, node, number_of, None),
                 "wait_for_tx, with a timeout each": partial(waited, watcher, node, number_of, TIMEOUT),
                 "the same, for a whole position": partial(waited, watcher, node, position_of, None),

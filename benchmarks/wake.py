@@ -113,6 +113,27 @@ async def bare_reader(settings: Settings, seen: Times) -> None:
         writer.close()
 
 
+async def bare_waiter(settings: Settings, seen: Times) -> None:
+    """The same, and another task that it wakes by a future: the least that waiting for it can cost."""
+    loop = asyncio.get_running_loop()
+    waiting = loop.create_future()
+
+    async def wait() -> None:
+        nonlocal waiting
+        while True:
+            txid = await waiting
+            seen[txid] = time.monotonic()
+            waiting = loop.create_future()
+
+    class Told(Times):
+        def __setitem__(self, txid: int, _: float) -> None:
+            waiting.set_result(txid)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(wait())
+        await bare_reader(settings, Told())
+
+
 async def reports(settings: Settings, seen: Times) -> None:
     """The first half of ours: until the event is handed to the state."""
 
@@ -194,6 +215,7 @@ def event_stream(node: Node) -> None:
     alone = Settings(**(node.settings.model_dump() | {"litefs_dir": Path("/nowhere")}))
     ways: dict[str, tuple[Way, str]] = {
         BARE: (bare_reader, "asyncio"),
+        "the same, and a task that it wakes": (bare_waiter, "asyncio"),
         "the event's report (asyncio)": (reports, "asyncio"),
         "Watcher's waiter (asyncio)": (waiter, "asyncio"),
         "the event's report (trio)": (reports, "trio"),
