@@ -61,6 +61,14 @@ class Row(NamedTuple):
 _SOCKET = ("bare asyncio socket reader", "median")
 README = (
     Row(
+        "peers",
+        "commit on the primary to a waiting read's answer, two real LiteFS nodes",
+        "A read that waits",
+        ("litefs_watch", "median"),
+        ("litefs-js under node", "median"),
+        "litefs-js under node",
+    ),
+    Row(
         "wake",
         "commit to waiter, event stream",
         "Event stream",
