@@ -53,7 +53,10 @@ def test_the_documents_have_a_place_for_each() -> None:
 @pytest.mark.parametrize("row", README, ids=lambda row: row.what)
 def test_what_readme_needs_is_measured(row: Row) -> None:
     """The names of the table, the rows and the columns are the benchmark's: else an hour of measuring ends with an error."""
-    sources = "".join(path.read_text() for path in (ROOT / "benchmarks").glob(f"{row.name}*"))
+    benchmarks = ROOT / "benchmarks"
+    sources = "".join(
+        path.read_text() for path in (*benchmarks.glob(f"{row.name}.py"), *benchmarks.glob(f"{row.name}/*.py"))
+    )
     for wanted in (row.table, *row.ours, *row.baseline):
         assert set(re.findall(r"\w+", wanted)) <= set(re.findall(r"\w+", sources)), wanted
 
@@ -64,17 +67,19 @@ def test_what_was_measured_is_written(copied: Path) -> None:
     rows = [["celery, redis", "499 of 500", "7 of 500", "1 ms", "2 ms"]]
     head = ["", "with it, row seen", "without it, row seen", "both done: median", "99th"]
     keep(copied / "results", "jobs", Shown("500 tasks, each sent right after a write", head, rows, {}))
-    keep(copied / "results", "peers", *(Shown(f"Title {n}", ["", "median"], [["ours", "1 ms"]], SECONDS) for n in (1, 2)))
+    keep(copied / "results", "leading", *(Shown(f"Title {n}", ["", "median"], [["ours", "1 ms"]], SECONDS) for n in (1, 2)))
     (copied / "docs/figures").mkdir()
-    for stale in ("peers.svg", "peers-3.svg", "wake.svg"):
+    for stale in ("leading.svg", "leading-3.svg", "wake.svg"):
         (copied / "docs/figures" / stale).write_text("")
     publish(copied / "results", copied)
     after = {name: (copied / name).read_text() for name in (PAGE, READ_ME)}
-    assert {path.name for path in (copied / "docs/figures").iterdir()} == {"peers-1.svg", "peers-2.svg", "wake.svg"}
+    assert {path.name for path in (copied / "docs/figures").iterdir()} == {"leading-1.svg", "leading-2.svg", "wake.svg"}
     page = regions(after[PAGE])
-    assert page.pop("peers").startswith("![Title 1. Medians: ours 1: 2 ms; by hand: 100 ms.](../figures/peers-1.svg)\n\n![")
+    assert page.pop("leading").startswith(
+        "![Title 1. Medians: ours 1: 2 ms; by hand: 100 ms.](../figures/leading-1.svg)\n\n!["
+    )
     assert "  celery, redis         499 of 500" in page.pop("jobs")
-    assert page == {name: text for name, text in regions(before[PAGE]).items() if name not in ("jobs", "peers")}
+    assert page == {name: text for name, text in regions(before[PAGE]).items() if name not in ("jobs", "leading")}
     assert "on a replica that lags | 499 of 500 | 7 of 500 (without the integration) |" in after[READ_ME]
     changed = set(after[READ_ME].splitlines()) ^ set(before[READ_ME].splitlines())
     assert all("python -m benchmarks jobs" in line for line in changed)
