@@ -83,5 +83,6 @@ def write(application: Application, visitor: Visitor, number: int, history: list
         history.append(Operation("visitor", began, time.monotonic(), written=name, answer=answer))
         if answer == "ok":
             assert reply.status < 400, reply.text
+            assert '"ok": false' not in reply.text, reply.text  # as Datasette has it
             return name
     raise AssertionError(f"refused {REFUSED} times: {reply.text}")

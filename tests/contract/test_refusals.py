@@ -15,6 +15,7 @@ from werkzeug.test import Client
 
 from litefs_watch import BlockingWatcher, Role
 from litefs_watch.refusals import watch_engine
+from litefs_watch.web import notes
 from litefs_watch.wsgi import LiteFSMiddleware
 from tests.contract.real import RealPair, reason_against_real, until
 
@@ -41,9 +42,12 @@ def site(engine: sqlalchemy.Engine) -> Any:
 
 
 @pytest.mark.parametrize("mode", ["DELETE", "WAL"])
-def test_a_refused_write_and_a_dead_connection(tmp_path: Path, mode: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refused_write_and_a_dead_connection(
+    tmp_path: Path, mode: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One becomes the replay, in both modes; the other stays an error, once, and the pool connects anew. Not with a WAL,
     where a process that reads may die of SIGBUS with its LiteFS."""
+    monkeypatch.setattr(notes, "dead_connections", notes.DeadConnections())  # said once by a process
     with RealPair(tmp_path) as pair:
         with closing(sqlite3.connect(pair.primary.litefs_dir / "app.db")) as connection:
             connection.execute(f"PRAGMA journal_mode={mode}")
