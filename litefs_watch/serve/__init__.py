@@ -14,7 +14,7 @@
 `openapi`        ``/openapi.json``, and the page
 `app`            the application of all these
 `server`         the process around it: signals, uvicorn
-`connections`    one that asks nothing is closed
+`connections`    one that asks nothing, or takes nothing, is closed
 `notify`         what systemd is told
 ===============  ==================================================================================================
 """

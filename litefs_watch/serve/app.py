@@ -39,7 +39,7 @@ class Sidecar:
         self.events: Events = Events(watcher, options.kept)
         self.waits: Waiting = Waiting(watcher, options)
         self.subscribers: Places = Places(options.max_subscribers, "streams of events are open")
-        paths = {
+        paths: dict[str, App] = {
             "/": Endpoint({"GET": self._page}, head=True),
             "/openapi.json": Endpoint({"GET": self._document}, head=True),
             "/status": Endpoint({"GET": self._status}, head=True),
@@ -48,10 +48,11 @@ class Sidecar:
             "/events": Endpoint({"GET": events_handler(self.events, self.subscribers)}),
             "/metrics": Endpoint({"GET": metrics_handler(watcher)}, head=True),
         }
-        health = list(status_routes(watcher))
-        self._paths = [*paths, *(route.path for route in health)]
+        health = status_routes(watcher)
+        paths |= {route.path: health for route in health}
+        self._paths = list(paths)
         # A route without methods passes all of them on; an endpoint has its own words for those that it doesn't answer.
-        routes = [*(Route(path, endpoint) for path, endpoint in paths.items()), *health]
+        routes = [Route(path, endpoint) for path, endpoint in paths.items()]
         self.app: Starlette = Starlette(
             routes=routes,
             middleware=[Middleware(Guard, token=options.token, own=own_name)],

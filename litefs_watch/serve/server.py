@@ -15,7 +15,7 @@ import uvicorn
 
 from litefs_watch.errors import ConfigError, WatcherClosed
 from litefs_watch.serve.app import Sidecar
-from litefs_watch.serve.connections import Connection
+from litefs_watch.serve.connections import TURNED_AWAY, Connection
 from litefs_watch.serve.notify import ALIVE, READY, STOPPING, notify, watchdog_interval
 from litefs_watch.serve.options import TOKEN_VARIABLE, Options
 from litefs_watch.settings import Settings
@@ -28,13 +28,27 @@ GRACE = 1
 """Seconds that open connections have when it ends. Who waits and who follows is told at once; this is for the rest."""
 OTHERS = 512
 """Connections besides those that wait and follow: health checks, and what is just being asked."""
+BACKLOG = 2048
+"""Connections that wait to be accepted: a crowd may come at once."""
+ACCEPTED = 16
+"""Connections that are accepted before the event loop turns to anything else: no more can be open beyond the limit, before
+they are closed, than in some turns (asyncio accepts as many as its backlog, and logs for each that finds no descriptor)."""
+RESERVE = TURNED_AWAY + 5 * ACCEPTED + 48
+"""Descriptors besides those of connections within the limit: the watcher reads with some of them."""
 
 
 def listen(host: str, port: int, token: str | None) -> socket.socket:
     """Raises `OSError`, and `ConfigError` for another address than that of loopback, unless there is a token."""
+    try:
+        return _listen(host, port, token)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"--host {host} --port {port}") from None
+
+
+def _listen(host: str, port: int, token: str | None) -> socket.socket:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, address = found[0][0], found[0][4]
-    if token is None and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
+    if token is None and not _is_loopback(str(address[0])):
         raise ConfigError(
             f"--host {host} can be reached from other machines: whoever asks there needs a token, which stands in "
             f"{TOKEN_VARIABLE}, or in a file (--token-file)"
@@ -43,11 +57,17 @@ def listen(host: str, port: int, token: str | None) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(2048)  # whoever is told of it may come at once
+        listener.listen(BACKLOG)  # whoever is told of it may come at once
     except BaseException:
         listener.close()
         raise
     return listener
+
+
+def _is_loopback(text: str) -> bool:
+    """Python before 3.13 says no of IPv4's in IPv6's clothes, ``::ffff:127.0.0.1``."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 async def serve(
@@ -55,10 +75,10 @@ async def serve(
 ) -> bool:
     """Until a signal ends it (True), or the watcher fails (False). ``ready`` is called when it can be asked."""
     watcher = Watcher(settings)
-    _make_room(options)
+    connections = _make_room(options)
     with anyio.open_signal_receiver(*_heeded()) as signals:
         async with anyio.create_task_group() as heeding:
-            server = _Server(watcher, options, own_name, ready)
+            server = _Server(watcher, options, own_name, ready, connections)
             heeding.start_soon(server.end_by_signal, signals)
             try:
                 async with watcher, anyio.create_task_group() as tasks:
@@ -77,7 +97,9 @@ async def serve(
 class _Server(uvicorn.Server):
     """Ends what waits and what follows before it waits for their connections: by stopping the watcher."""
 
-    def __init__(self, watcher: Watcher, options: Options, own_name: str | None, ready: Callable[[], object]) -> None:
+    def __init__(
+        self, watcher: Watcher, options: Options, own_name: str | None, ready: Callable[[], object], connections: int
+    ) -> None:
         self._watcher = watcher
         self.sidecar = Sidecar(watcher, options, own_name)
         self._ready = ready
@@ -92,7 +114,8 @@ class _Server(uvicorn.Server):
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=options.max_waiting + options.max_subscribers + OTHERS,
+            limit_concurrency=connections,
+            backlog=ACCEPTED,
             timeout_graceful_shutdown=GRACE,
         )
         super().__init__(config)
@@ -104,6 +127,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
         if self.started:
             self._ready()
             notify(READY)
@@ -133,18 +158,23 @@ class _Server(uvicorn.Server):
 
 def _heeded() -> list[signal.Signals]:
     """Those that end it, but for what is ignored: in a shell's background."""
-    return [each for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) is not signal.SIG_IGN]
+    return [each for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
 
 
-def _make_room(options: Options) -> None:
-    """For so many connections: 1,024 descriptors are what many systems give at first, and let one raise."""
-    wanted = options.max_waiting + options.max_subscribers + OTHERS + 64
+def _make_room(options: Options) -> int:
+    """How many connections there may be: as many as the options ask for, if the system gives descriptors for them.
+
+    1,024 are what many systems give at first, and let one raise.
+    """
+    connections = options.max_waiting + options.max_subscribers + OTHERS
+    wanted = connections + RESERVE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
+        return connections
     most = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    if most < wanted:
-        logger.warning(
-            "this process may have %d descriptors open; %d connections at once would take %d", most, wanted, wanted
-        )
+    if most == wanted:
+        return connections
+    room = max(most - RESERVE, 1)
+    logger.warning("this process may have %d descriptors open: room for %d connections, not for %d", most, room, connections)
+    return room

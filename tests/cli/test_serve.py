@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +102,16 @@ def test_who_leaves_makes_room(node: SimulatedNode, start: Start) -> None:
                 pass
 
 
-def test_a_signal_while_it_starts_ends_it(node: SimulatedNode, start: Start) -> None:
-    """LiteFS answers nothing, and the start waits for it."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_it_starts_ends_it(node: SimulatedNode, start: Start, number: signal.Signals) -> None:
+    """LiteFS answers nothing, and the start waits for it. SIGHUP is that of a terminal which is closed."""
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         api = f"http://127.0.0.1:{silent.getsockname()[1]}"
         env = {"LITEFS_API_URL": api, "LITEFS_DIR": str(node.litefs_dir)}
         with start(node, "serve", "--port", "0", env=env) as process:
             silent.settimeout(SOON)
             with silent.accept()[0]:  # it asks, so it has begun
-                process.send_signal(signal.SIGINT)
+                process.send_signal(number)
                 assert process.wait(SOON) == 0
 
 
@@ -148,8 +149,31 @@ def test_what_can_t_be_meant_is_status_2(
 def test_a_port_that_is_taken_is_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     """Said before anything is watched."""
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
-        assert run(["serve", "--dir", "/nowhere", "--port", str(other.getsockname()[1])]) == 1
-    assert capsys.readouterr().err == "litefs-watch: Address already in use\n"
+        port = other.getsockname()[1]
+        assert run(["serve", "--dir", "/nowhere", "--port", str(port)]) == 1
+    assert capsys.readouterr().err == f"litefs-watch: --host 127.0.0.1 --port {port}: Address already in use\n"
+
+
+def test_few_descriptors_are_enough(node: SimulatedNode, start: Start) -> None:
+    """Where a client opens more connections than there is room for, it is in nobody's way but other clients': the watcher
+    still reads, and nothing is on stderr."""
+    limited = ("sh", "-c", 'ulimit -n 256; exec "$@"', "sh")
+    with start(node, "serve", "--port", "0", "--json", inherited=limited) as process, ExitStack() as crowd:
+        port = port_of(process)
+        for _ in range(400):
+            connection = socket.create_connection(("127.0.0.1", port), timeout=SOON)
+            crowd.enter_context(connection)
+        with suppress(ConnectionResetError):
+            assert connection.recv(1) == b""  # the last was closed, so all of them were accepted
+        crowd.close()
+        served = ""
+        while "200 OK" not in served:
+            with suppress(ConnectionError):
+                served = answered(asked(port, "/position"))
+        process.terminate()
+        assert process.wait(SOON) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
 
 
 def test_a_reader_that_has_gone_is_141(node: SimulatedNode, start: Start) -> None:

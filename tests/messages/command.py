@@ -58,6 +58,11 @@ def no_candidate(node: SimulatedNode, patch: Any) -> None:
     node.candidate = False
 
 
+def taken() -> str:
+    with SimulatedNode() as node:
+        return said(f"serve --dir /x --port {node.api_url.rpartition(':')[2]}")()
+
+
 def never_handed_over(node: SimulatedNode, patch: Any) -> None:
     node.set_primary("node-z")
     node.on_promote = lambda: None
@@ -116,6 +121,7 @@ def of_django(**given: str | None) -> Callable[[], str]:
 
 
 CASES: list[Case] = [
+    case(taken, "--host 127.0.0.1", "--port"),
     case(said("statsu"), "'statsu'", "'status'"),
     case(said("xyzzy"), "'xyzzy'"),
     case(said("status --databse x --dir /x"), "--databse", "--database"),

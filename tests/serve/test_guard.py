@@ -148,6 +148,7 @@ def test_a_token_is_found(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Non
         ("HEAD", "/wait", 405, "HEAD is not answered here"),
         ("HEAD", "/events", 405, "HEAD is not answered here"),
         ("OPTIONS", "/wait", 405, "OPTIONS is not answered here"),
+        ("POST", "/primary", 405, "POST is not answered here: GET, HEAD, OPTIONS"),
         ("GET", "/status?x=1", 400, "x is no parameter of this path"),
         ("GET", "/events?since=1", 400, "since is no parameter of this path"),
         ("GET", f"/wait?db={'x' * 2000}", 414, "longer than 2000 bytes"),
