@@ -6,9 +6,10 @@ A map of the package, in the order of the data::
 
     core/           what decides: readings (what a source saw, and when that look began), state (the one file that
                     concludes), claims (what LiteFS says about the primary), presence (whether it is there), history
-                    (which positions belong together), following (whether a replica does), tenure (whether a primary can
-                    have lost its lease), waiters and subscriptions (who is to be woken), board (state and queues in one
-                    step), peers (what other nodes say, and who waits for that)
+                    (which positions belong together), agreement (how far the stream and the files agree), following
+                    (whether a replica does), tenure (whether a primary can have lost its lease), waiters and subscriptions
+                    (who is to be woken), board (state and queues in one step), peers (what other nodes say, and who waits
+                    for that)
     sources/        what says 'look again', or states a fact: the event stream, inotify, the re-read; their supervisor
     watchers/       run (from a start to its end), runs (those of the process), watcher (Watcher: asyncio and trio), blocking
                     (BlockingWatcher: threads), bridge (any event loop over the thread's), faces (what these share)

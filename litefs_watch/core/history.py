@@ -15,6 +15,8 @@ A position costs 8 bytes: its TXID is its place. See `LIMIT` and `TOTAL`.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,7 +119,8 @@ class History:
     def doubt(self) -> None:
         """The database may be replaced from now on: its next position proves nothing about those before."""
         self._doubted = True
-        self._older = []
+        if self._older:  # what came between is not told any more: that gap, too, may be one to another history
+            self._older, self.replaced, self.era = [], True, object()
 
     def trust(self) -> None:
         """It was not: after all that may have replaced it, the database is at the same position as before."""
@@ -146,21 +149,33 @@ class History:
         return last - position.txid + (0 if back or index < 0 else 1)
 
     def fill(self, position: Position, limit: int) -> None:
-        """``position``, of a transaction that the database already had, was told of late: it may close a gap."""
-        for index, older in enumerate(self._older):
-            newer = self._older[index + 1] if index + 1 < len(self._older) else self.lineage
-            if position.txid > newer.first or not _continue(older, position):
+        """``position``, of a transaction that the database already had, was told of late: it may close a gap. Or it tells
+        that it was in another history meanwhile: of what it contradicts, and all before that, nothing is left but where it
+        is."""
+        known = [*self._older, self.lineage]
+        for index, lineage in enumerate(known):
+            if lineage.where(position) is Where.ELSEWHERE:
+                if lineage is self.lineage:
+                    self.part()
+                del self._older[: index + 1]
+                self.replaced, self.era = True, object()
+                return
+        for index, (older, newer) in enumerate(pairwise(known)):
+            if position.txid > newer.first:
                 continue
-            if position.txid == newer.first:
-                later = self._older[index + 1 :]
-                if newer.has(position):
+            if _continue(older, position):
+                if position.txid == newer.first:
                     joined = Lineage(older.first, older.checksums + newer.checksums[1:])
-                    self._older = [*self._older[:index], joined, *later[1:]] if later else self._older[:index]
-                    self.lineage = self.lineage if later else joined
-                else:  # events of another history than what looks have seen since
-                    self._older = []
+                    known[index : index + 2] = [joined]
+                    self._older, self.lineage = known[:-1], known[-1]
                 self.trim(limit)
             return
+
+    def part(self) -> None:
+        """What was taken for one history may be none: where the database is, is all that is known, and that may not stay."""
+        self.lineage = Lineage.of(self.lineage.last)
+        self.replaced, self.era = True, object()
+        self.doubt()
 
     def trim(self, limit: int) -> None:
         """Keep no more than ``limit`` positions; less than that, so that not every transaction has to. As many before gaps,
@@ -200,11 +215,11 @@ class Histories:
                 dropped += history.move(each, self._limit)
         return dropped
 
-    def fill(self, database: str, passed: tuple[Position, ...], position: Position) -> None:
+    def fill(self, database: str, positions: Iterable[Position]) -> None:
         """The database has been there, told of late."""
         if (history := self.by_database.get(database)) is not None:
-            for each in (*passed, position):
-                history.fill(each, self._limit)
+            for position in positions:
+                history.fill(position, self._limit)
 
     def doubt(self) -> None:
         """Every database may be replaced from now on."""

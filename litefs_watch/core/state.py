@@ -39,6 +39,7 @@ from pathlib import Path
 
 from litefs_watch.changes import NOBODY, Change, PrimaryChange, Role, Standing, TxChange
 from litefs_watch.core import claims
+from litefs_watch.core.agreement import Agreement
 from litefs_watch.core.claims import PRIMARY
 from litefs_watch.core.following import NEVER, Following
 from litefs_watch.core.history import Histories, Lineage, View
@@ -49,8 +50,6 @@ from litefs_watch.position import Position
 
 DATABASE_LIMIT = 10_000
 """Databases that are kept in mind. A program that is not LiteFS could name any number of them."""
-
-_UNNAMED = Standing(Role.REPLICA)
 
 
 class NodeState:
@@ -84,8 +83,7 @@ class NodeState:
 
         self._read_at: dict[str, float] = {}  # when the look that each position rests on began
         self._history_since: dict[str, float] = {}  # looks that began earlier may have seen a history that is gone
-        self._last_event: dict[str, Position] = {}
-        self._doubted: set[str] = set()  # databases whose events may be of a history that is gone (rule 2)
+        self._agreement = Agreement()  # rule 2
         self._following = Following()  # rule 10
         self._tenure = Tenure(lease_ttl)  # rule 11
         self._vouched_at = NEVER  # since when somebody vouches for what this node has
@@ -151,6 +149,7 @@ class NodeState:
                 changes = self._role_event(reading)
             case StreamEnded():
                 self._streaming = False
+                self._part_from_stream()
                 self._is_gone(reading.began)
                 changes = self._claim(NOBODY, reading.began, sure=True) if self._presence.away else []
                 self._look_again(reading.began)
@@ -204,6 +203,11 @@ class NodeState:
                 self.met.clear()
                 self.histories.doubt()
 
+    def _part_from_stream(self) -> None:  # what looks have seen further on came after this: it may be of another history
+        for database in self._agreement.ahead:
+            self.histories.by_database[database].part()
+            self.here.pop(database, None)
+
     def _follow(self, read: DirectoryRead) -> None:
         following = self._following
         if following.look(read):
@@ -214,7 +218,7 @@ class NodeState:
             self._look_again(read.began + max(self._settle, (read.began - following.since) / 4))
 
     def _vouch(self, began: float) -> None:  # from now on somebody does, if the role says so, too
-        self._vouched_at = began
+        self._vouched_at = max(self._vouched_at, began)  # a slow look began before what the stream has said since
         for database in self.positions:
             self._offer(database)
 
@@ -228,17 +232,17 @@ class NodeState:
                 continue
             if known == position:
                 self._read_at[database] = max(self._read_at[database], reading.began)
-            elif known is None or position.txid > known.txid:
-                if known is None and self._is_full:
-                    continue
+            elif known is None and len(self.positions) >= DATABASE_LIMIT:
+                continue
+            elif known is None or position.txid > known.txid or reading.began > self._read_at[database]:
                 changes.append(self._set_position(database, position, reading.began))
-                self._doubted.add(database)
-            elif reading.began > self._read_at[database]:
-                changes.append(self._set_position(database, position, reading.began))
-                self._history_since[database] = reading.began
-                self._doubted.add(database)
-            if position == self._last_event.get(database):
-                self._doubted.discard(database)  # the stream has come to where the files are
+                if known is not None and position.txid <= known.txid:
+                    self._history_since[database] = reading.began
+            else:
+                continue
+            self._agreement.look(database, position, known)
+            if not self._following.is_heard:  # whoever it will follow may replace what is there now
+                self.histories.by_database[database].doubt()
             self._offer(database)
         return changes
 
@@ -246,30 +250,23 @@ class NodeState:
         database, position = event.database, event.position
         known = self.positions.get(database)
         if known is None:
-            if self._is_full:
+            if len(self.positions) >= DATABASE_LIMIT:
                 return []
             self._history_since[database] = event.began  # a look under way may have seen what was before it
-        self._last_event[database] = position
-        if known is not None and position.txid <= known.txid:
-            self.histories.fill(database, event.passed, position)
-        if database in self._doubted and (known == position or known in event.passed):
-            self._doubted.discard(database)  # the stream has come to where the files are
+        behind, ahead = self._agreement.tell(event, known)
+        self.histories.fill(database, behind)
         if known == position:
             return []
-        if known is None or (position.txid > known.txid and database not in self._doubted):
-            change = self._set_position(database, position, event.began, event.passed)
+        if ahead and database not in self._agreement.doubted:
+            change = self._set_position(database, position, event.began, ahead[:-1])
             self._offer(database)
             return [change]
-        if position.txid <= known.txid:
+        if not ahead:
             self._went_back_at[database] = event.began
             self.here.pop(database, None)
             self.met.pop(database, None)
         self._look_again(event.began)
         return []
-
-    @property
-    def _is_full(self) -> bool:
-        return len(self.positions) >= DATABASE_LIMIT
 
     def _set_position(self, database: str, position: Position, began: float, passed: tuple[Position, ...] = ()) -> TxChange:
         previous, dropped = self.positions.get(database), self.histories.move(database, passed, position)
@@ -283,18 +280,20 @@ class NodeState:
     def _role_event(self, event: RoleEvent) -> list[Change]:
         self._streaming = True
         self._role_event_at = event.began
+        claim = claims.of_event(event, self._hostname)
         if event.first:
-            self._doubted.update(self.positions)
-            self._last_event.clear()
-        self._stream_claim = claims.of_event(event, self._hostname)
+            self._agreement.begin(self.positions)
+        elif claim != self._stream_claim:
+            self._part_from_stream()
+        self._stream_claim = claim
         if event.is_primary:
-            for database in self.positions.keys() - self._doubted:  # what the stream told before this is where it took over
+            for database in self.positions.keys() - self._agreement.doubted:  # what was told before is where it took over
                 self.histories.by_database[database].trust()
         self._look_again(event.began)
         return self._heed_stream(event.began)
 
     def _heed_stream(self, began: float) -> list[Change]:
-        if self._stream_claim == NOBODY and _UNNAMED in (self.standing, self._candidate):
+        if self._stream_claim == NOBODY and Standing(Role.REPLICA) in (self.standing, self._candidate):
             return []  # the stream can't name a primary without a name: only the files tell it from 'none'
         return self._claim(self._stream_claim, began, sure=PRIMARY in (self._stream_claim, self.standing))
 

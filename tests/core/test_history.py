@@ -83,6 +83,39 @@ def test_what_is_told_of_late_closes_no_gap_across_another_history() -> None:
     assert history.lineage.where(at(10, 1)) is Where.HERE
 
 
+def test_what_is_told_of_late_may_contradict_what_came_before_a_gap() -> None:
+    """A database that was restored at 3 goes on from there: its 6 does not continue the old 5."""
+    history = History(at(1))
+    for txid in (2, 3, 4, 5, 10):
+        history.move(at(txid, 9 if txid == 10 else 7), LIMIT)
+    era = history.era
+    for txid in (3, 4, 5, 6, 7, 8, 9, 10):
+        history.fill(at(txid, 9), LIMIT)
+    assert [history.lineage.where(at(txid)) for txid in (1, 2, 5)] == [Where.UNTOLD] * 3
+    assert history.lineage.where(at(10, 9)) is Where.HERE
+    assert history.replaced
+    assert history.era is not era
+
+
+def test_what_is_told_of_late_may_contradict_what_is_known_now() -> None:
+    """Then only where it is stays known, and the next transaction proves nothing."""
+    history = History(at(5))
+    history.move(at(6), LIMIT)
+    history.fill(at(5, 9), LIMIT)
+    assert (history.lineage.where(at(5)), history.lineage.where(at(6))) == (Where.UNTOLD, Where.HERE)
+    history.move(at(7, 9), LIMIT)
+    assert (history.lineage.where(at(6)), history.lineage.where(at(7, 9))) == (Where.UNTOLD, Where.HERE)
+
+
+def test_what_is_told_of_late_is_no_more_than_the_limit_and_a_quarter() -> None:
+    """Though the gap is wider than that."""
+    history = History(at(1))
+    history.move(at(1_000), 8)
+    for txid in range(2, 1_000):
+        history.fill(at(txid), 8)
+        assert sum(len(older.checksums) for older in history._older) <= 10
+
+
 def test_what_came_before_gaps_is_no_more_than_the_limit_and_a_quarter() -> None:
     history = History(at(1))
     for txid in range(2, 9):
@@ -100,10 +133,26 @@ def test_an_era_ends_where_the_database_may_have_been_replaced_or_went_back(repl
     era = history.era
     history.move(at(8), LIMIT)
     assert history.era is era
+    history.fill(at(6), LIMIT)
+    assert history.era is era
     if replaced:
         history.doubt()
     history.move(at(9) if replaced else at(8, 1), LIMIT)
     assert history.era is not era
+
+
+def test_an_era_ends_with_a_doubt_after_a_gap() -> None:
+    """Nothing tells any more whether that was one to another history."""
+    history = History(at(5))
+    history.move(at(8), LIMIT)
+    era = history.era
+    history.doubt()
+    history.trust()
+    assert history.era is not era
+    era = history.era
+    history.doubt()
+    history.trust()
+    assert history.era is era
 
 
 def test_after_a_doubt_the_next_transaction_proves_nothing() -> None:

@@ -192,7 +192,7 @@ def test_the_number_of_databases_is_bounded(monkeypatch: pytest.MonkeyPatch, nod
     monkeypatch.setattr(state_module, "DATABASE_LIMIT", 3)
     for number in range(10):
         node.state.apply(TxEvent(1.0, f"{number}.db", at(1)))
-    assert len(node.state.positions) == len(node.state._last_event) == 3
+    assert len(node.state.positions) == len(node.state._agreement.last_event) == 3
 
 
 # Rule 3
