@@ -103,6 +103,7 @@ class Demo:
         self._may_write = anyio.Lock()  # held during the fail-over, as an application would hold its writes
         self._written_at = self._began
         self._writer: NodeFigures | None = None
+        self._failed_over = False
 
     @property
     def elapsed(self) -> float:
@@ -139,7 +140,7 @@ class Demo:
         tasks.start_soon(self._vary_lags)
         tasks.start_soon(self._fail_over)
         async with anyio.create_task_group() as measuring:
-            while self.elapsed < self.seconds:
+            while self.elapsed < self.seconds or not self._failed_over:  # which takes its time on a slow machine
                 await self._write(measuring)
                 await anyio.sleep(PAUSE)
         self._ended = time.monotonic()
@@ -211,6 +212,8 @@ class Demo:
         await anyio.sleep(pause)
         self._say("restart", f"{dead.hostname} comes back")
         await anyio.to_thread.run_sync(cluster.restart, dead.hostname)
+        await self.nodes[1].watcher.wait_for_role(Role.PRIMARY)
+        self._failed_over = True
 
     async def _vary_lags(self) -> None:
         while True:

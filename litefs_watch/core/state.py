@@ -114,10 +114,9 @@ class NodeState:
         return following.whom == PRIMARY if role is Role.PRIMARY else role is Role.REPLICA and following.begun
 
     def view(self, database: str, data_dir: Path | None = None, *, everything: bool = False) -> View:
-        position, lineage = self.positions.get(database), self.here.get(database)
         history = self.histories.by_database.get(database)
-        replaced, era = (False, None) if history is None else (lineage is not None and history.replaced, history.era)
-        known = (self.standing, self.vouched, position, lineage, replaced, data_dir)
+        replaced, era = (False, None) if history is None else (history.replaced, history.era)
+        known = (self.standing, self.vouched, self.positions.get(database), self.here.get(database), replaced, data_dir)
         return View(*known, self._following.term, self._following.changed_at, everything, self._standing_since, era)
 
     def has(self, database: str, wanted: int | Position) -> Position | None:

@@ -43,6 +43,7 @@ LINGER = 1.0
 """Seconds that the quick watch stays after the last waiter: starting one costs more than that."""
 FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0
 """Seconds before a watch that failed is tried again, doubled each time: where inotify is used up, it stays so for long."""
+_THREAD = "litefs_watch folders"
 
 W = TypeVar("W", bound=Watch)
 
@@ -79,7 +80,7 @@ class FolderWatch:
         self._needed = needed
         self._hurried = hurried
         self._mount = mount
-        self._thread = CallThread("litefs_watch folders")
+        self._thread = CallThread(_THREAD)
         self._stirred = anyio.Event()
         self._visit: Visit
         self._folders: Folders = {}
@@ -103,7 +104,7 @@ class FolderWatch:
 
     async def run(self) -> None:
         """Watch until cancelled. Where it raises it can be run again."""
-        self._thread, self._stirred = CallThread("litefs_watch folders"), anyio.Event()
+        self._thread, self._stirred = CallThread(_THREAD), anyio.Event()
         self._folders, self._check_at, self._error = {}, 0.0, None
         self._visit = Visit(self._compare)
         quick_until = 0.0

@@ -33,7 +33,7 @@ def node() -> Iterator[SimulatedNode]:
 def silent_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on LiteFS's own mount, inotify tells of no commit: the look that it asks for comes whenever the kernel and this
     machine please, and is no part of what a call costs."""
-    monkeypatch.setattr(FolderWatch, "_changed", lambda self, paths: None)
+    monkeypatch.setattr(FolderWatch, "_changed", lambda self, paths, gone: None)
 
 
 @pytest.fixture

@@ -153,11 +153,13 @@ async def test_a_mount_that_appears_while_it_is_planned_covers_nothing(
     node = SimulatedNode(tmp_path, fuse=True)
     node.litefs_dir.mkdir()
     covered: list[bool] = []
+    mounting = threading.Lock()  # a second plan may be made while the first is under way
 
     def mount_then(folders: Iterable[Path]) -> bool:
         shareable = can_share(folders)
-        if not node.running:
-            node.start()
+        with mounting:
+            if not node.running:
+                node.start()
         return shareable
 
     monkeypatch.setattr(files_module, "can_share", mount_then)

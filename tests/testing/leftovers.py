@@ -9,10 +9,11 @@ import threading
 import time
 from collections import Counter
 
-from litefs_watch.sources.inotify import _THREAD
+from litefs_watch.sources import files, inotify
 from litefs_watch.sources.thread import IDLE_NAME
 from litefs_watch.watchers.runs import running
 
+WATCHING = (inotify._THREAD, files._THREAD)
 SOON = 10.0
 """Seconds, at most, until a thread has seen that it is to end."""
 
@@ -23,7 +24,7 @@ def end_what_others_left() -> None:
     for run in running():
         run.stop()
     until = time.monotonic() + SOON
-    while any(thread.name.startswith(_THREAD) for thread in threading.enumerate()) and time.monotonic() < until:
+    while any(thread.name.startswith(WATCHING) for thread in threading.enumerate()) and time.monotonic() < until:
         threading.Event().wait(0.001)
 
 
@@ -40,5 +41,6 @@ def open_descriptors(*, collect: bool = True) -> Counter[str]:
 
 
 def at_work() -> set[threading.Thread]:
-    """All threads but those that wait for whoever comes next: an earlier test's may be lent and given back meanwhile."""
-    return {thread for thread in threading.enumerate() if thread.name != IDLE_NAME}
+    """All threads but those that wait for whoever comes next: an earlier test's may be lent and given back meanwhile; and
+    but for those of watchers, which no node has."""
+    return {each for each in threading.enumerate() if not each.name.startswith((IDLE_NAME, *WATCHING))}
