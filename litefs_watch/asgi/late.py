@@ -2,14 +2,15 @@
 
 The rules.
 
-1. **Only where nothing was committed yet**: a write that was let in on the primary, and the position is what it was then. A
-   response whose position has moved is never held.
+1. **Only where nothing was committed yet, or nobody knows whose commit that was**: a write that was let in on the primary,
+   and the position is what it was then; or it has moved, and another write has run beside this one. A response is not held
+   where this write, alone, has moved it, or its route was seen to commit before its responses.
 2. **Only what is whole**: the start and one body, which tells its end or has the length that was announced. A stream goes
    at once; so does everything else.
 3. **Until the application returns**, for at most ``late_commits`` seconds.
-4. **What goes before that is pinned**, by the position that it started with: the application may commit later.
-5. **Where the application raises, what was held is still its answer**, but for two errors, both of which say that nothing
-   was committed: one that sends the request elsewhere is answered so, and behind one of the database's own the server
+4. **What goes before that is pinned**: the application may commit later.
+5. **Where the application raises, what was held is still its answer**, but for two errors, both of which say that a commit
+   has not come about: one that sends the request elsewhere is answered so, and behind one of the database's own the server
    answers 500, instead of the 200 that the client would believe.
 """
 
@@ -50,7 +51,7 @@ class LateResponse:
         self._replace = replace  # answers instead of the application: what it has written is lost
         self._number = routes.begin()
         self._position: Any = None
-        self._unmoved = self._marked = False
+        self._unmoved = self._contested = self._marked = False
         self._held: list[Message] = []
         self._in_turn: anyio.Lock | None = None
         self._cancel_timer: Callable[[], object] | None = None
@@ -62,14 +63,16 @@ class LateResponse:
         self._position = position = await self._gate.position(exchange)
         self._unmoved = position is not None and position == exchange.before and not exchange.written
         exchange.scheme = self._scope.get("scheme", "http")
+        if not self._unmoved and not exchange.written:
+            routes = self._routes
+            exchange.late = bool(routes) and routes.knows(self._route)  # another one has moved it, or it commits again
+            self._contested = not routes.was_alone(self._number) and not routes.trusts(self._route)
         seconds = self._gate.policy.options.late_commits
-        if self._unmoved and seconds:
+        if (self._unmoved or self._contested) and seconds:
             self._in_turn = anyio.Lock()
             self._held.append(message)
             self._cancel_timer = _call_later(seconds, self._time_is_up)
             return
-        if self._routes and not exchange.written and self._routes.knows(self._route):
-            exchange.late = True  # it was another one's commit that has moved it, or it commits again
         self._marked = not exchange.written
         await self._send_marked(message)
 
@@ -85,6 +88,7 @@ class LateResponse:
                 self._stop_timer()
                 if self._held:
                     then, self._position = self._position, await self._gate.position(self._exchange)
+                    self._contested = self._exchange.late = False  # all that it has committed is in that position
                     await self._release()
                     self._say(then, self._position)
         if self._marked:
@@ -153,6 +157,7 @@ class LateResponse:
     async def _send_marked(self, message: Message) -> None:
         sent = list(message.get("headers", ()))
         await self._gate.replicate(self._exchange, self._position, message["status"])
+        self._exchange.late = self._exchange.late or self._contested
         added = self._gate.headers_at(self._exchange, self._position, sent)
         if self._exchange.reset is not None:
             await self._replace()

@@ -1,7 +1,8 @@
 """Which routes commit after their responses have started, so that the response can't say where its write is.
 
 It is told by the position, which is everybody's: only of a write that ran alone in this process is it sure whose commit that
-was. Once a route is known, its responses are pinned even where another write has moved the position meanwhile.
+was. Once a route is known, its responses are pinned even where another write has moved the position meanwhile. Before that,
+who has not run alone is taken for one that may commit late.
 """
 
 from __future__ import annotations
@@ -52,8 +53,12 @@ class LateRoutes:
         """Whether the route was seen to commit late."""
         return route in self._known
 
+    def trusts(self, route: str) -> bool:
+        """Whether the route was seen, as often as it is looked at, to commit before its response started, and not after."""
+        return self._looks.get(route, 0) >= LOOKS and route not in self._known
+
     def __bool__(self) -> bool:
-        """Whether any was."""
+        """Whether any was seen to commit late."""
         return bool(self._known)
 
     def wants(self, route: str, number: int, *, moved: bool) -> bool:
