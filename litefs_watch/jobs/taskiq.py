@@ -11,8 +11,8 @@
     async def bill(order): ...
 
 The token is a label of the message. Waiting is done in ``pre_execute``, before a task's dependencies are resolved. What that
-raises would leave the message without an end, so what must not run is stopped where the function is called: those of a
-worker are wrapped when it starts.
+raises would leave the message without an end, so what must not run is stopped where the function is called, which is wrapped
+there: a receiver may be any process's, and a task declared after it has started.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import anyio
 from taskiq import TaskiqMessage, TaskiqMiddleware, TaskiqResult
@@ -32,8 +32,17 @@ from litefs_watch.jobs.around import AnyWatcher, Job, current_job
 from litefs_watch.jobs.arrival import Arrival
 from litefs_watch.jobs.guard import CARRIER, REQUEUED, Guard, JobOptions, WatcherFactory, pause, say
 
-_arrival: ContextVar[tuple[Arrival, Job | None] | None] = ContextVar("litefs_watch.arrival", default=None)
-"""Of the message that is being handled here, and the job around it."""
+
+class _Here(NamedTuple):
+    """The message that is being handled here."""
+
+    task_id: str
+    arrival: Arrival
+    around: tuple[_Here | None, Job | None]
+    """The one around it, whose task has sent this to a broker that runs it at once."""
+
+
+_here: ContextVar[_Here | None] = ContextVar("litefs_watch.arrival", default=None)
 
 
 class LiteFSMiddleware(TaskiqMiddleware):
@@ -57,36 +66,44 @@ class LiteFSMiddleware(TaskiqMiddleware):
         super().__init__()
         self._guard = Guard(watcher, **options)
 
-    def startup(self) -> None:
-        if self.broker.is_worker_process:
-            for task in self.broker.get_all_tasks().values():
-                task.original_func = _wrapped(task.original_func, self._guard)
-
     async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
-        message.labels[CARRIER] = await self._guard.carry_async(message.labels.get(CARRIER))
+        here = _here.get()
+        if here is not None and here.arrival.what != "run" and here.task_id == message.task_id:
+            return message  # it has not run, and goes back with what it came with
+        if here is not None or CARRIER not in message.labels:  # a scheduler hands on what a retry has left with it
+            message.labels[CARRIER] = await self._guard.carry_async(message.labels.get(CARRIER))
         return message
 
     async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
-        task = self.broker.find_task(message.task_name)
-        labels = (task.labels if task is not None else {}) | message.labels
-        arrival = await self._guard.arrive_async(message.labels.get(CARRIER), labels)
+        labels: dict[str, Any] = {}
+        if (task := self.broker.find_task(message.task_name)) is not None:
+            labels = task.labels
+            task.original_func = _wrapped(task.original_func, self._guard)
+        arrival = await self._guard.arrive_async(message.labels.get(CARRIER), labels | message.labels)
         say(message.task_name, arrival)
+        around = (_here.get(), current_job.get())
+        if around[0] is not None and around[0].arrival.what != "run":  # it has sent this one back
+            around = around[0].around
+        _here.set(_Here(message.task_id, arrival, around))
+        current_job.set(arrival.job)
         if arrival.what == "requeue":
             times = int(message.labels.get(REQUEUED, 0))
             await anyio.sleep(pause(times))
             labels = {**message.labels, REQUEUED: times + 1}
             kicker: AsyncKicker[Any, Any] = AsyncKicker(message.task_name, self.broker, labels).with_task_id(message.task_id)
             await kicker.kiq(*message.args, **message.kwargs)
-        elif arrival.what == "fail":
-            message.labels["retry_on_error"] = False
-        _arrival.set((arrival, current_job.get()))
-        current_job.set(arrival.job)
+        if arrival.what in ("requeue", "fail"):
+            message.labels["retry_on_error"] = False  # whatever its dependencies raise
         return message
 
     def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
-        if (found := _arrival.get()) is not None:
-            current_job.set(found[1])
-            _arrival.set(None)
+        if (here := _here.get()) is None:
+            return
+        if here.arrival.what == "requeue":
+            result.error = NoResultError()  # it is to come
+        outer, job = here.around
+        _here.set(outer)
+        current_job.set(job)
 
 
 def _wrapped(function: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
@@ -115,8 +132,8 @@ def _wrapped(function: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
 
 def _let_in() -> Arrival:
     """Raises what is to be raised in place of running."""
-    found = _arrival.get()
-    arrival = Arrival("run", current_job.get()) if found is None else found[0]
+    here = _here.get()
+    arrival = Arrival("run", current_job.get()) if here is None else here.arrival
     if arrival.what == "run":
         return arrival
     if arrival.what == "requeue":
