@@ -23,8 +23,11 @@ from typing import Any, Unpack
 import dramatiq
 from dramatiq.middleware import Middleware, MiddlewareError, SkipMessage
 
-from litefs_watch.jobs.around import AnyWatcher
+from litefs_watch.jobs.around import AnyWatcher, current_job
 from litefs_watch.jobs.guard import CARRIER, REQUEUED, TASK_OPTIONS, Guard, JobOptions, WatcherFactory, pause, say
+
+AS_IT_CAME = "litefs-as-it-came"
+"""The option of a message that is sent again and has not run: what it carries stays as it is."""
 
 
 class NotHere(MiddlewareError):
@@ -57,7 +60,12 @@ class LiteFSMiddleware(Middleware):
         return set(TASK_OPTIONS)
 
     def before_enqueue(self, broker: dramatiq.Broker, message: dramatiq.Message[Any], delay: int | None) -> None:
-        message.options[CARRIER] = self._guard.carry_or_say(message.options.get(CARRIER))
+        if not message.options.pop(AS_IT_CAME, False):
+            message.options[CARRIER] = self._guard.carry_or_say(message.options.get(CARRIER))
+
+    def before_delay_message(self, broker: dramatiq.Broker, message: Any) -> None:
+        """Whichever worker has it until it is due, and puts it into its queue then."""
+        message.options[AS_IT_CAME] = True
 
     def before_process_message(self, broker: dramatiq.Broker, message: Any) -> None:
         try:
@@ -68,9 +76,11 @@ class LiteFSMiddleware(Middleware):
             raise NotHere(str(error)) from error
 
     def _let_in(self, broker: dramatiq.Broker, message: Any) -> None:
+        message.options[AS_IT_CAME] = True  # until it runs
         given = broker.get_actor(message.actor_name).options | message.options
         arrival = self._guard.arrive(message.options.get(CARRIER), given)
         say(message.actor_name, arrival)
+        current_job.set(arrival.job)
         if arrival.what == "retry":
             raise NotHere(str(arrival.error)) from arrival.error
         if arrival.what == "requeue":
@@ -84,6 +94,7 @@ class LiteFSMiddleware(Middleware):
             raise SkipMessage(str(arrival.error)) from arrival.error
         with ExitStack() as around:
             around.enter_context(self._guard.doing(arrival))
+            del message.options[AS_IT_CAME]
             self._here.around = around.pop_all()
 
     def after_process_message(
@@ -96,3 +107,9 @@ class LiteFSMiddleware(Middleware):
     def after_skip_message(self, broker: dramatiq.Broker, message: Any) -> None:
         """Another middleware has skipped it."""
         self.after_process_message(broker, message)
+
+    def after_ack(self, broker: dramatiq.Broker, message: Any) -> None:
+        """Until now, other middlewares have sent messages for it: those of pipelines, and of groups."""
+        current_job.set(None)
+
+    after_nack = after_ack

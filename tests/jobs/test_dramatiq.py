@@ -43,3 +43,5 @@ def test_actors_in_a_real_worker(cluster: SimulatedCluster, tmp_path: Path) -> N
             cluster.hand_over("node-b", seconds=0.0)
             results.wait_for("bill writes on node-b")
         assert len(results.lines) == 6
+        for each in (bare, actors):
+            each["look"].broker.client.connection_pool.disconnect()
