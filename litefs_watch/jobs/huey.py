@@ -18,16 +18,20 @@ run is stopped in the task's ``execute``.
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from huey import signals
 from huey.api import Huey, Task
-from huey.exceptions import CancelExecution, RetryTask
+from huey.exceptions import CancelExecution, HueyException, RetryTask
 
 from litefs_watch.jobs.around import AnyWatcher
+from litefs_watch.jobs.arrival import Arrival
 from litefs_watch.jobs.guard import CARRIER, LONGEST_PAUSE, Guard, JobOptions, WatcherFactory, say
 
 KEYWORD = CARRIER.replace("-", "_")
+
+_OURS = "litefs_watch_sent"
+"""An attribute of a task that was made in this process: none of a message."""
 
 
 def watch_huey(
@@ -49,10 +53,16 @@ def watch_huey(
     guard = Guard(watcher, **options)
 
     def send(signal: str, task: Task) -> None:
-        task.kwargs[KEYWORD] = guard.carry_or_say(task.kwargs.get(KEYWORD))
+        if huey.immediate:  # it runs within the request that sends it
+            return
+        if KEYWORD in task.kwargs and not hasattr(task, _OURS):
+            return  # it comes from the schedule, or is tried again: what it carries stays as it is
+        task.kwargs = {**task.kwargs, KEYWORD: guard.carry_or_say(task.kwargs.get(KEYWORD))}
+        setattr(task, _OURS, True)  # who sends it once more may have written since
 
     def arrive(signal: str, task: Task) -> None:
-        task.execute = lambda: _execute(guard, task)  # of this one only
+        if not huey.immediate:
+            task.execute = lambda: _execute(guard, task)  # of this one only
 
     huey.signal(signals.SIGNAL_ENQUEUED)(send)
     huey.signal(signals.SIGNAL_EXECUTING)(arrive)
@@ -60,18 +70,43 @@ def watch_huey(
 
 def _execute(guard: Guard, task: Task) -> Any:
     kind = type(task)
-    carried = task.kwargs.pop(KEYWORD, None)
-    arrival = guard.arrive(carried, {name: getattr(kind, name) for name in dir(kind) if name.startswith("litefs_")})
-    say(task.name, arrival)
+    kwargs = task.kwargs
+    carried = kwargs.get(KEYWORD)
     try:
-        if arrival.what == "run":
-            with guard.doing(arrival):
+        task.kwargs = {name: value for name, value in kwargs.items() if name != KEYWORD}
+        arrival = guard.arrive(carried, {name: getattr(kind, name) for name in dir(kind) if name.startswith("litefs_")})
+        say(task.name, arrival)
+        if arrival.error is not None and arrival.job is not None and arrival.job.seen:
+            _hand_on(task, carried)
+        if arrival.what != "run":
+            raise _instead(arrival)
+        with guard.doing(arrival):
+            try:
                 return kind.execute(task)
-        if arrival.what == "requeue":
-            raise RetryTask(str(arrival.error), delay=LONGEST_PAUSE)
-        if arrival.what == "fail":
-            raise CancelExecution(retry=False) from arrival.error
-        raise arrival.error or CancelExecution
+            except BaseException:
+                carried = guard.carry_or_say(carried)  # with what it has written, for when it is tried again
+                raise
     finally:
         if carried is not None:
-            task.kwargs[KEYWORD] = carried  # where it is tried again
+            task.kwargs = {**task.kwargs, KEYWORD: carried}
+
+
+def _instead(arrival: Arrival) -> Exception:
+    """What is raised in place of running."""
+    if arrival.what == "requeue":
+        return cast("Exception", RetryTask(str(arrival.error), delay=LONGEST_PAUSE))
+    error: Exception = arrival.error or CancelExecution()
+    if arrival.what == "retry" or isinstance(error, HueyException):  # such as the task's own timeout
+        return error
+    cancelled: Exception = CancelExecution(retry=False)
+    cancelled.__cause__ = error
+    return cancelled
+
+
+def _hand_on(task: Task, carried: object) -> None:
+    """What it waited for in vain, to those that Huey sends when it is done: they have not seen it either."""
+    chord = getattr(task, "chord_config", None)
+    for after in (task.on_complete, task.on_error, chord and chord.callback):
+        if after is not None:
+            after.kwargs = {**after.kwargs, KEYWORD: carried}
+            setattr(after, _OURS, True)

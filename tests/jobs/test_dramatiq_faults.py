@@ -25,12 +25,12 @@ class Queue:
     def __init__(self, watcher: BlockingWatcher) -> None:
         self.broker = StubBroker()
         self.broker.add_middleware(LiteFSMiddleware(watcher, timeout=0.0))
-        self.broker.add_middleware(Sent(self))  # type: ignore[no-untyped-call]
+        self.broker.add_middleware(Sent(self))
         self.carried: list[str | None] = []
         self.worker = dramatiq.Worker(self.broker, worker_timeout=10, worker_threads=1)
 
     def actor(self, function: Any, **options: Any) -> Any:
-        return dramatiq.actor(function, broker=self.broker, min_backoff=1, max_backoff=2, **options)
+        return dramatiq.actor(broker=self.broker, min_backoff=1, max_backoff=2, **options)(function)
 
 
 class Sent(dramatiq.Middleware):
@@ -94,7 +94,8 @@ def test_the_next_of_a_pipeline_is_not_behind_the_one_before(queue: Queue) -> No
     ran: list[str] = []
     first = queue.actor(lambda: ran.append("first"), actor_name="first", litefs_on_timeout="run")
     second = queue.actor(lambda _: ran.append("second"), actor_name="second", litefs_on_timeout="run")
-    dramatiq.pipeline([first.message().copy(options={CARRIER: BEHIND}), second.message()], broker=queue.broker).run()
+    messages = [first.message().copy(options={CARRIER: BEHIND}), second.message()]
+    dramatiq.pipeline(messages, broker=queue.broker).run()  # type: ignore[no-untyped-call]
     queue.worker.start()
     wait_until(lambda: ran == ["first", "second"])
     assert queue.carried == [BEHIND, BEHIND]

@@ -1,0 +1,124 @@
+"""Huey's bad days, in this process: what becomes of a task that does not just run, and what its messages carry."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from huey import MemoryHuey
+from huey.exceptions import HueyException
+
+from litefs_watch import BlockingWatcher
+from litefs_watch.consistency import PIN
+from litefs_watch.jobs.huey import KEYWORD, watch_huey
+from litefs_watch.testing import SimulatedCluster
+
+BEHIND = "00000000000000ff/00000000000000ff@app.db"
+
+
+class Queue:
+    """A Huey whose consumer is this thread."""
+
+    def __init__(self, watcher: BlockingWatcher) -> None:
+        self.huey = MemoryHuey("faults")
+        watch_huey(self.huey, watcher, timeout=0.0)
+        self.ran: list[object] = []
+
+    def task(self, **options: Any) -> Any:
+        return self.huey.task(name=f"task{len(self.huey._registry._registry)}", **options)(self.ran.append)
+
+    def run(self) -> None:
+        """What is in the queue, and then what was scheduled, be it due or not."""
+        for _ in self.huey.pending():
+            self.huey.execute(self.huey.dequeue())
+        for task in self.huey.scheduled():
+            task.eta = None
+            self.huey.enqueue(task)
+        self.huey.storage._schedule.clear()
+
+    @property
+    def carried(self) -> list[object]:
+        return [task.kwargs.get(KEYWORD) for task in [*self.huey.pending(), *self.huey.scheduled()]]
+
+
+@pytest.fixture
+def queue(cluster: SimulatedCluster) -> Iterator[Queue]:
+    with BlockingWatcher(cluster["node-b"].settings()) as watcher:
+        yield Queue(watcher)
+
+
+@pytest.mark.parametrize("options", [{"retries": 9}, {"retries": 1, "retry_delay": 9}, {"litefs_writes": True}])
+def test_what_has_not_run_is_sent_again_as_it_came(
+    queue: Queue, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its consumer is, or that this can't be told, is nothing that it has seen; nor is where the scheduler is."""
+    task = queue.task(**options)
+    task.schedule(args=(1,), kwargs={KEYWORD: BEHIND}, delay=60)
+    monkeypatch.setattr("litefs_watch.jobs.guard.token_of", lambda *_: PIN)
+    queue.run()
+    assert queue.carried == [BEHIND]
+    queue.run()
+    assert queue.carried == [BEHIND]
+    assert queue.ran == []
+
+
+def test_what_has_run_hands_on_what_it_has_seen(queue: Queue, cluster: SimulatedCluster) -> None:
+    """When it is tried again after a while, too."""
+
+    @queue.huey.task(retries=1, retry_delay=9)
+    def fails() -> None:
+        cluster.execute("INSERT INTO t VALUES (NULL)")
+        cluster.wait_until_replicated()
+        raise OSError
+
+    fails()
+    queue.run()
+    assert queue.carried == [f"{cluster.primary.position()}@app.db"]
+
+
+def test_a_task_that_is_sent_twice(queue: Queue, cluster: SimulatedCluster) -> None:
+    """The second time after another write. The dictionary of its arguments stays its sender's."""
+    task, keywords = queue.task(), {"object": 1}
+    made = task.s(1)
+    task.schedule(kwargs=keywords, delay=60)
+    queue.huey.enqueue(made)
+    first = str(cluster.primary.position())
+    cluster.execute("INSERT INTO t VALUES (NULL)")
+    cluster.wait_until_replicated()
+    queue.huey.enqueue(made)
+    assert queue.carried == [f"{first}@app.db", f"{first}@app.db", f"{cluster.primary.position()}@app.db"]
+    assert keywords == {"object": 1}
+
+
+def test_what_comes_after_a_task_is_not_behind_it(queue: Queue) -> None:
+    """Though it ran all the same, or did not."""
+    hasty, strict = queue.task(litefs_on_timeout="run"), queue.task()
+    queue.huey.enqueue(hasty.s(1, **{KEYWORD: BEHIND}).then(hasty, 2))
+    queue.huey.enqueue(strict.s(1, **{KEYWORD: BEHIND}).error(hasty))
+    for _ in range(2):
+        queue.huey.execute(queue.huey.dequeue())
+    assert queue.carried == [BEHIND, BEHIND]
+
+
+@pytest.mark.parametrize("where", ["guard.wait_for", "huey.say"])
+def test_the_task_s_own_timeout_ends_the_wait(queue: Queue, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At any moment; and the task is tried again, as Huey does, with what it came with."""
+
+    def times_out(*_: object) -> None:
+        raise HueyException("timeout")  # as its TaskTimeout
+
+    monkeypatch.setattr(f"litefs_watch.jobs.{where}", times_out)
+    queue.task(retries=1)(1, **{KEYWORD: BEHIND})
+    queue.huey.execute(queue.huey.dequeue())
+    assert queue.carried == [BEHIND]
+    assert queue.ran == []
+
+
+def test_immediate_mode_waits_for_nothing(queue: Queue, caplog: pytest.LogCaptureFixture) -> None:
+    """It runs within the request that has written; one that is sent back would wait in memory for ever."""
+    queue.huey.immediate = True
+    with caplog.at_level(logging.WARNING):
+        queue.task(litefs_writes=True)(7)
+    assert (queue.ran, queue.carried, caplog.text) == ([7], [], "")
