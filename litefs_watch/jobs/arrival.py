@@ -59,7 +59,17 @@ class Arrival(NamedTuple):
     error: Exception | None = None
     """Why, where it does not just run."""
     halting: Run | None = None
-    """The node whose HALT lock it needs."""
+    """The node whose HALT lock it needs …"""
+    without: What = "fail"
+    """… and what becomes of it where there is none to be had."""
+
+    def unlocked(self, error: Exception) -> Arrival:
+        """There is none."""
+        return self._replace(what=self.without, error=error)
+
+    def entered(self) -> Arrival:
+        """It is held already."""
+        return self._replace(halting=None)
 
 
 class Arriving:
@@ -131,4 +141,5 @@ class Arriving:
             what = rules.on_timeout
         elif error is not None:
             what = "fail"
-        return Arrival(what, self._job, error, self._halting if what == "run" else None)
+        without: What = "retry" if rules.on_timeout == "retry" else "fail"
+        return Arrival(what, self._job, error, self._halting if what == "run" else None, without)

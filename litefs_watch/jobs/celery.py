@@ -20,12 +20,16 @@ from __future__ import annotations
 
 import functools
 import logging
+from contextlib import ExitStack
+from contextvars import ContextVar
 from typing import Any, Unpack, cast
 
 from celery import Celery, signals
 from celery.exceptions import Retry
+from celery.local import Proxy
 from celery.utils.time import get_exponential_backoff_interval
 
+from litefs_watch.errors import HaltError
 from litefs_watch.jobs.around import AnyWatcher, current_job
 from litefs_watch.jobs.arrival import Arrival
 from litefs_watch.jobs.guard import CARRIER, REQUEUED, Guard, JobOptions, WatcherFactory, pause, say
@@ -33,6 +37,9 @@ from litefs_watch.jobs.guard import CARRIER, REQUEUED, Guard, JobOptions, Watche
 logger: logging.Logger = logging.getLogger("litefs_watch")
 
 _OURS = "litefs_watch_arrival"
+
+_again: ContextVar[dict[str, Any] | None] = ContextVar("litefs_watch.again", default=None)
+"""What the message has come with that is sent again just now, and has not run."""
 
 
 def watch_celery(
@@ -53,17 +60,23 @@ def watch_celery(
     Raises `ConfigError` for an option that can't work.
     """
     guard = Guard(watcher, **options)
+    if isinstance(app, Proxy):  # celery.current_app; each task knows the application itself
+        app = app._get_current_object()
 
     def publish(headers: dict[str, Any] | None = None, **_: Any) -> None:
-        if headers is not None:
+        if headers is None:
+            return
+        if (again := _again.get()) is None:
             headers[CARRIER] = guard.carry_or_say(headers.get(CARRIER))
+        else:
+            headers.update(again)
 
     def arrive(task: Any = None, **_: Any) -> None:
         request = task.request
         if task.app is not app or request.is_eager:  # an eager task runs within the request that sends it
             return
         setattr(request, _OURS, None)  # until it is known: a time limit may end this at any moment
-        arrival = guard.arrive(getattr(request, CARRIER, None), _options_of(task))
+        arrival = guard.arrive(_header(request, CARRIER), _options_of(task))
         say(task.name, arrival)
         if arrival.what != "run" and not hasattr(task.run, _OURS):
             logger.error("job %s can't be held back: the task was registered after its worker had started", task.name)
@@ -87,6 +100,12 @@ def watch_celery(
         signal.connect(receiver, weak=False, dispatch_uid=("litefs_watch", id(app)))
 
 
+def _header(request: Any, name: str) -> Any:
+    """Of its message. In Celery's older protocol (``task_protocol = 1``) they are beside the request's own."""
+    found = getattr(request, name, None)
+    return (request.headers or {}).get(name) if found is None else found
+
+
 def _options_of(task: Any) -> dict[str, Any]:
     return {name: getattr(task, name) for name in dir(type(task)) if name.startswith("litefs_")}
 
@@ -103,10 +122,15 @@ def _wrap(task: Any, guard: Guard) -> None:
         if (found := getattr(task.request, _OURS)) is None:
             raise RuntimeError("the wait for what this task's sender has written was interrupted")
         arrival: Arrival = found[0]
-        if arrival.what == "run":
-            with guard.doing(arrival):
-                return run(*args, **kwargs)
-        raise _instead(task, arrival)
+        if arrival.what != "run":
+            raise _instead(task, arrival)
+        with ExitStack() as around:
+            try:
+                around.enter_context(guard.doing(arrival))
+            except HaltError as error:
+                raise _instead(task, arrival.unlocked(error)) from error
+            setattr(task.request, _OURS, (arrival.entered(), found[1]))  # where it calls itself
+            return run(*args, **kwargs)
 
     setattr(run_where_it_may, _OURS, True)
     task.run = run_where_it_may
@@ -114,20 +138,30 @@ def _wrap(task: Any, guard: Guard) -> None:
 
 def _instead(task: Any, arrival: Arrival) -> Exception:
     """What is raised in place of running. A retry has been sent by then."""
-    request, error = task.request, arrival.error or RuntimeError("it must not run")
+    error = arrival.error or RuntimeError("it must not run")
     if arrival.what == "fail":
         return error
-    if arrival.what == "retry":
-        seconds = get_exponential_backoff_interval(
-            factor=int(max(1, getattr(task, "retry_backoff", 1))),
-            retries=request.retries,
-            maximum=int(getattr(task, "retry_backoff_max", task.default_retry_delay)),
-            full_jitter=getattr(task, "retry_jitter", False),
-        )
-        return cast("Exception", task.retry(exc=error, countdown=seconds, throw=False))
-    times = int(getattr(request, REQUEUED, 0))
-    headers = {**(request.headers or {}), REQUEUED: times + 1}
-    seconds = pause(times)
-    signature = task.signature_from_request(request, countdown=seconds, retries=request.retries, headers=headers)
-    signature.apply_async()  # a retry that does not count: nothing has been tried
+    came = {name: value for name in (CARRIER, REQUEUED) if (value := _header(task.request, name)) is not None}
+    times = int(came.get(REQUEUED, 0))
+    outer = _again.set(came if arrival.what == "retry" else {**came, REQUEUED: times + 1})
+    try:
+        return _retry(task, error) if arrival.what == "retry" else _send_back(task, error, pause(times))
+    finally:
+        _again.reset(outer)
+
+
+def _retry(task: Any, error: Exception) -> Exception:
+    seconds = get_exponential_backoff_interval(
+        factor=int(max(1, getattr(task, "retry_backoff", 1))),
+        retries=task.request.retries,
+        maximum=int(getattr(task, "retry_backoff_max", task.default_retry_delay)),
+        full_jitter=getattr(task, "retry_jitter", False),
+    )
+    return cast("Exception", task.retry(exc=error, countdown=seconds, throw=False))
+
+
+def _send_back(task: Any, error: Exception, seconds: float) -> Exception:
+    """A retry that does not count: nothing has been tried."""
+    signature = task.signature_from_request(task.request, countdown=seconds, retries=task.request.retries)
+    signature.apply_async()
     return cast("Exception", Retry(exc=error, when=seconds, sig=signature))

@@ -133,8 +133,11 @@ def _wrapped(function: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
 def _let_in() -> Arrival:
     """Raises what is to be raised in place of running."""
     here = _here.get()
-    arrival = Arrival("run", current_job.get()) if here is None else here.arrival
+    if here is None:
+        return Arrival("run", current_job.get())
+    arrival = here.arrival
     if arrival.what == "run":
+        _here.set(here._replace(arrival=arrival.entered()))  # where it calls another
         return arrival
     if arrival.what == "requeue":
         raise NoResultError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -181,4 +182,34 @@ async def test_a_task_sends_another_to_a_broker_that_runs_it_at_once(watcher: Bl
     await outer.kicker().with_labels(**{CARRIER: BEHIND}).kiq()
     assert [labels[CARRIER] for labels in sent.labels] == [BEHIND, BEHIND, BEHIND]
     assert current_job.get() is None
+    await broker.shutdown()
+
+
+async def test_a_task_that_calls_another_holds_the_halt_lock_once(
+    watcher: BlockingWatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second would wait for the first."""
+    locks: list[str] = []
+
+    @asynccontextmanager
+    async def halt(database: str, **_: object) -> AsyncIterator[None]:
+        locks.append(database)
+        yield
+
+    monkeypatch.setattr("litefs_watch.jobs.guard.halt", halt)
+    broker = InMemoryBroker(await_inplace=True)
+    broker.add_middlewares(LiteFSMiddleware(watcher, on_replica="halt"))
+    await broker.startup()
+
+    @broker.task("inner", litefs_writes=True)
+    async def inner() -> str:
+        return "done"
+
+    @broker.task("outer", litefs_writes=True)
+    async def outer() -> str:
+        return await inner()
+
+    assert (await ended(broker, inner)).return_value == "done"
+    assert (await ended(broker, outer)).return_value == "done"
+    assert locks == ["app.db", "app.db"]
     await broker.shutdown()
