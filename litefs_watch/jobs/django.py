@@ -24,26 +24,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack, ExitStack
 from datetime import timedelta
-from typing import Any, TypedDict, TypeVar, Unpack
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 from asgiref.sync import sync_to_async
 from django.utils import timezone
 
 from litefs_watch.django.conf import get_watcher, load
-from litefs_watch.errors import ConfigError, LiteFSWatchError
+from litefs_watch.errors import ConfigError, HaltError, LiteFSWatchError
 from litefs_watch.jobs.arrival import Arrival, OnReplica, OnTimeout, Rules
 from litefs_watch.jobs.guard import CARRIER, REQUEUED, Guard, JobOptions, pause, say
 from litefs_watch.printable import did_you_mean
 
-try:
-    from django.tasks.backends.base import BaseTaskBackend
-    from django.tasks.backends.immediate import ImmediateBackend
-    from django.tasks.base import Task
-except ImportError:  # before Django 6.0
-    from django_tasks.backends.base import BaseTaskBackend
-    from django_tasks.backends.immediate import ImmediateBackend
-    from django_tasks.base import Task
+_MODULES: list[Any] = []
+for _name in ("django.tasks", "django_tasks"):  # Django's since 6.0, and what was there before: a backend is of one of them
+    try:
+        _MODULES.append((import_module(f"{_name}.base"), import_module(f"{_name}.backends.immediate")))
+    except ImportError:
+        continue
+if not _MODULES:
+    raise ImportError("litefs_watch.jobs.django needs Django 6.0, or django-tasks: pip install django-tasks")
+
+_TASKS = tuple(base.Task for base, _ in _MODULES)
+_IMMEDIATE = tuple(immediate.ImmediateBackend for _, immediate in _MODULES)
 
 KEYWORD, TIMES = (name.replace("-", "_") for name in (CARRIER, REQUEUED))
 RETRIES = 10
@@ -75,7 +80,7 @@ def litefs(**options: Unpack[TaskOptions]) -> Callable[[F], F]:
     Rules(**options)
 
     def mark(function: F) -> F:
-        if isinstance(function, Task):
+        if isinstance(function, _TASKS):
             raise ConfigError(f"@litefs stands under @task, not over it: the task {function.name} is made already")
         function.__dict__["litefs_watch"] = {f"litefs_{name}": value for name, value in options.items()}
         return function
@@ -83,24 +88,39 @@ def litefs(**options: Unpack[TaskOptions]) -> Callable[[F], F]:
     return mark
 
 
-class WatchedTask(Task):
-    """A task of a `WatchedTasks` backend: it waits before it runs."""
+class WatchedTask:
+    """A task of a `WatchedTasks` backend, in front of the class of tasks that the backend has: it waits before it runs."""
 
     __slots__ = ()
+
+    if TYPE_CHECKING:
+        func: Any
+        name: str
+        takes_context: bool
+        get_backend: Callable[[], Any]
+        using: Callable[..., Any]
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         guard, again = self.get_backend().guard, dict(kwargs)
         arrival = guard.arrive(*self._message(kwargs))
         self._check(arrival, args, again)
-        with guard.doing(arrival):
-            return super().call(*args, **kwargs)
+        with ExitStack() as around:
+            try:
+                around.enter_context(guard.doing(arrival))
+            except HaltError as error:
+                self._check(arrival.unlocked(error), args, again)
+            return super().call(*args, **kwargs)  # type: ignore[misc]
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         guard, again = self.get_backend().guard, dict(kwargs)
         arrival = await guard.arrive_async(*self._message(kwargs))
         await sync_to_async(self._check)(arrival, args, again)
-        async with guard.doing_async(arrival):
-            return await super().acall(*args, **kwargs)
+        async with AsyncExitStack() as around:
+            try:
+                await around.enter_async_context(guard.doing_async(arrival))
+            except HaltError as error:
+                await sync_to_async(self._check)(arrival.unlocked(error), args, again)
+            return await super().acall(*args, **kwargs)  # type: ignore[misc]
 
     def _message(self, kwargs: dict[str, Any]) -> tuple[object, Mapping[str, Any]]:
         """Takes out of the arguments what is ours: what is carried, and what the task says for itself."""
@@ -115,18 +135,24 @@ class WatchedTask(Task):
         backend, times = self.get_backend(), int(kwargs.get(TIMES, 0))
         error = arrival.error or EnqueuedAgain(f"task {self.name}: {arrival.what}")
         given_up = arrival.what == "retry" and times >= RETRIES
-        if arrival.what == "fail" or given_up or isinstance(backend, ImmediateBackend):  # who enqueues there, runs
+        if arrival.what == "fail" or given_up or isinstance(backend, _IMMEDIATE):  # who enqueues there, runs
             raise error
-        task = self
-        if backend.supports_defer:
+        task: Any = self
+        if _defers(backend):
             task = self.using(run_after=timezone.now() + timedelta(seconds=pause(times)))
         else:
             time.sleep(pause(times))
-        sent = backend.enqueue(task, args[1:] if self.takes_context else args, {**kwargs, TIMES: times + 1})
+        sent = backend.enqueue_as_it_came(task, args[1:] if self.takes_context else args, {**kwargs, TIMES: times + 1})
         raise EnqueuedAgain(f"task {self.name} was not run here, and is enqueued again as {sent.id}: {error}") from error
 
 
-class WatchedTasks(BaseTaskBackend):
+def _defers(backend: Any) -> bool:
+    """Whether what is enqueued for later is done then: with RQ only where a worker of its runs ``--with-scheduler``."""
+    packages = {each.__module__.partition(".")[0] for each in type(backend).__mro__}
+    return bool(backend.supports_defer) and "django_tasks_rq" not in packages
+
+
+class WatchedTasks:
     """In front of a backend of Django's tasks: each carries what its sender has written or seen, and waits for it.
 
     The watcher is that of ``LITEFS_WATCH``, and so is ``secret``. ``OPTIONS["litefs"]`` may say ``timeout``: seconds that
@@ -134,14 +160,34 @@ class WatchedTasks(BaseTaskBackend):
     ``@litefs(writes=True)``, on a node that is no primary: ``on_replica``: ``requeue``, for as long as it takes, ``halt``
     (LiteFS's HALT lock), or ``fail``. ``databases``: several.
 
-    Enqueue after the commit. Raises `ConfigError` for an option that can't work, and for a task that was declared for
-    another backend: it would not wait.
+    Enqueue after the commit. Raises `ConfigError` for an option that can't work, where it does not stand in front of a
+    backend, and for a task that was declared for another backend: it would not wait.
     """
 
-    task_class = WatchedTask
+    task_class: Any = None
+
+    if TYPE_CHECKING:
+        alias: str
+        options: dict[str, Any]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        classes = cls.__mro__[: cls.__mro__.index(WatchedTasks)]
+        before = next(
+            (each for each in classes if hasattr(each, "validate_task") and not issubclass(each, WatchedTasks)), None
+        )
+        behind = getattr(super(), "enqueue", None)
+        if before is not None or behind is None or getattr(behind, "__isabstractmethod__", False):
+            seen = "a backend" if before is None else before.__name__
+            raise ConfigError(
+                f"class {cls.__name__}: WatchedTasks stands in front of {seen}, or nothing is waited for: "
+                f"class {cls.__name__}(WatchedTasks, {'DatabaseBackend' if before is None else seen})"
+            )
+        made = super().task_class  # type: ignore[misc]
+        cls.task_class = type("WatchedTask", (WatchedTask, made), {"__slots__": ()})
 
     def __init__(self, alias: str, params: dict[str, Any]) -> None:
-        super().__init__(alias, params)
+        super().__init__(alias, params)  # type: ignore[call-arg]
         given = self.options.get("litefs", {})
         if not isinstance(given, Mapping):
             raise ConfigError(f"TASKS[{alias!r}]: OPTIONS['litefs'] is a dictionary, not {given!r}")
@@ -157,11 +203,15 @@ class WatchedTasks(BaseTaskBackend):
                 f"task {task.name} was declared for another backend, and would not wait for what its sender has written: "
                 f"declare it with @task(backend={self.alias!r})"
             )
-        super().validate_task(task)
+        super().validate_task(task)  # type: ignore[misc]
 
     def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
-        return super().enqueue(task, args, {**kwargs, KEYWORD: self.guard.carry_or_say(kwargs.get(KEYWORD))})
+        return self.enqueue_as_it_came(task, args, {**kwargs, KEYWORD: self.guard.carry_or_say(kwargs.get(KEYWORD))})
+
+    def enqueue_as_it_came(self, task: Any, args: Any, kwargs: Any) -> Any:
+        """Of one that has not run: where its worker is, is nothing that it has seen."""
+        return super().enqueue(task, args, kwargs)  # type: ignore[misc]
 
     async def aenqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
         carried = await self.guard.carry_async(kwargs.get(KEYWORD))
-        return await super().aenqueue(task, args, {**kwargs, KEYWORD: carried})
+        return await super().aenqueue(task, args, {**kwargs, KEYWORD: carried})  # type: ignore[misc]

@@ -10,14 +10,20 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.test import override_settings
 
-from litefs_watch.errors import ConfigError, TokenError
-from litefs_watch.jobs.django import KEYWORD, WatchedTasks, litefs
+from litefs_watch import Role
+from litefs_watch.changes import Standing
+from litefs_watch.consistency import PIN
+from litefs_watch.django.conf import get_watcher
+from litefs_watch.errors import ConfigError, HaltError, TokenError
+from litefs_watch.jobs.django import KEYWORD, EnqueuedAgain, WatchedTasks, _defers, litefs
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
 from tests.django.configured import configure
 from tests.environment import clean_environment, environment_of
@@ -30,6 +36,7 @@ except ImportError:
     from django_tasks import task
     from django_tasks.backends.dummy import DummyBackend
 
+AHEAD = "00000000000000ff"
 COMMAND = ["django", "db_worker", "--interval", "0.01", "--no-startup-delay"]
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.jobs.django_settings"}
 
@@ -152,9 +159,98 @@ async def test_in_an_event_loop(
         (lambda: DummyTasks("x", {"OPTIONS": {"litefs": {"timout": 1}}}), "no 'timout'; did you mean 'timeout'?"),
         (lambda: DummyTasks("x", {"OPTIONS": {"litefs": 5}}), "is a dictionary, not 5"),
         (lambda: task(number, backend="other").using(backend="default"), "declare it with @task(backend='default')"),
+        (lambda: type("Mine", (DummyBackend, WatchedTasks), {}), "class Mine(WatchedTasks, DummyBackend)"),
+        (lambda: type("Mine", (WatchedTasks,), {}), "class Mine(WatchedTasks, DatabaseBackend)"),
+        (lambda: type("Mine", (WatchedTasks, DummyBackend.__base__), {}), "class Mine(WatchedTasks, DatabaseBackend)"),
     ],
 )
 def test_what_can_t_work_is_told(node: SimulatedNode, wrong: Callable[[], object], said: str) -> None:
     """When it is declared, and not by a worker; a task of another backend would not wait, and is not enqueued."""
     with pytest.raises(ConfigError, match=re.escape(said)):
         wrong()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignTask:
+    """Of a package that has a base of its own, as `django_tasks_rq` has with Django 6."""
+
+    func: Callable[..., object]
+    name: str = "foreign"
+    takes_context: bool = False
+
+    def get_backend(self) -> Foreign:
+        return foreign
+
+    def using(self, **given: object) -> ForeignTask:
+        return replace(self, **given)  # type: ignore[arg-type]
+
+    def call(self, *args: object, **kwargs: object) -> object:
+        return self.func(*args, **kwargs)
+
+
+class ForeignBackend:
+    task_class = ForeignTask
+    supports_defer = False
+
+    def __init__(self, alias: str, params: dict[str, Any]) -> None:
+        self.alias, self.options = alias, params.get("OPTIONS", {})
+        self.sent: list[dict[str, object]] = []
+
+    def validate_task(self, task: object) -> None: ...
+
+    def enqueue(self, task: object, args: object, kwargs: dict[str, object]) -> Any:
+        self.sent.append(kwargs)
+        return SimpleNamespace(id=len(self.sent))
+
+
+class Foreign(WatchedTasks, ForeignBackend): ...
+
+
+foreign: Foreign
+
+
+@pytest.fixture
+def backend(node: SimulatedNode) -> Foreign:
+    global foreign
+    foreign = Foreign("foreign", {"OPTIONS": {"litefs": {"timeout": 0, "secret": None}}})
+    return foreign
+
+
+def test_a_backend_that_is_not_django_s(backend: Foreign) -> None:
+    """Its tasks are of its own class, and wait; the base that Django has in its place enqueued nothing, and said nothing."""
+    made = backend.task_class(func=number)
+    assert isinstance(made, ForeignTask)
+    backend.enqueue(made, (), {})
+    assert made.call(7, **backend.sent[0]) == 7
+    with pytest.raises(TokenError):
+        made.call(7, **{KEYWORD: "forged@app.db"})
+
+
+def test_nothing_is_left_to_a_scheduler_of_rq_s(backend: Foreign, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one of its workers' options, and without it what is enqueued for later stays where it is, for ever."""
+    monkeypatch.setattr(ForeignBackend, "supports_defer", True)
+    assert _defers(backend)
+    monkeypatch.setattr(ForeignBackend, "__module__", "django_tasks_rq.backend")
+    assert not _defers(backend)
+
+
+def test_what_has_not_run_is_enqueued_as_it_came(backend: Foreign, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its worker is, or that this can't be told, is nothing that it has seen."""
+    monkeypatch.setattr("litefs_watch.jobs.django.pause", lambda times: 0)
+    monkeypatch.setattr("litefs_watch.jobs.guard.token_of", lambda *_: PIN)
+    with pytest.raises(EnqueuedAgain):
+        backend.task_class(func=number).call(7, **{KEYWORD: f"{AHEAD}@app.db"})
+    assert backend.sent == [{KEYWORD: f"{AHEAD}@app.db", "litefs_requeued": 1}]
+
+
+def test_a_halt_lock_that_is_not_to_be_had(backend: Foreign, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As during a fail-over: the task is tried again, as after any other wait. It failed for good."""
+    monkeypatch.setattr("litefs_watch.jobs.django.pause", lambda times: 0)
+    standing = Standing(Role.REPLICA, "node-x")
+    monkeypatch.setattr(type(get_watcher().run), "standing", standing)
+    made = backend.task_class(func=litefs(writes=True, on_replica="halt")(number))
+    with pytest.raises(EnqueuedAgain, match="is not a mount"):
+        made.call(7)
+    made = backend.task_class(func=litefs(writes=True, on_replica="halt", on_timeout="fail")(number))
+    with pytest.raises(HaltError):
+        made.call(7)
