@@ -45,7 +45,7 @@ for _name in ("django.tasks", "django_tasks"):  # Django's since 6.0, and what w
     except ImportError:
         continue
 if not _MODULES:
-    raise ImportError("litefs_watch.jobs.django needs Django 6.0, or django-tasks: pip install django-tasks")
+    import_module("django_tasks")  # says that there is none
 
 _TASKS = tuple(base.Task for base, _ in _MODULES)
 _IMMEDIATE = tuple(immediate.ImmediateBackend for _, immediate in _MODULES)

@@ -50,5 +50,6 @@ CASES: list[Case] = [
     case(within(lambda: Backend("x", {"OPTIONS": {"litefs": {"timout": 1}}})), "'x'", "'timout'", "'timeout'"),
     case(within(lambda: Backend("x", {"OPTIONS": {"litefs": 5}})), "'x'", "not 5"),
     case(within(lambda: task(notify, backend="other").using(backend="default")), "notify", "'default'"),
+    case(lambda: type("Mine", (DummyBackend, WatchedTasks), {}), "Mine", "DummyBackend"),
     case(within(lambda: task(notify).call(1, **{KEYWORD: AHEAD})), "notify", "app.db"),
 ]

@@ -70,6 +70,7 @@ EXEMPT: list[Exempt] = [
     Exempt("jobs/django.py", "EnqueuedAgain", "task …: …", OURS),
     Exempt("jobs/dramatiq.py", "*", "", HANDED_ON),
     Exempt("jobs/huey.py", "*", "", HANDED_ON),
+    Exempt("jobs/taskiq.py", "NoResultError", "", "Taskiq's own, of a task that has been sent back"),
     Exempt("jobs/guard.py", "ConfigError", "there is no …", VARIES),
     Exempt("jobs/tokens.py", "TokenError", "… is no token…", VARIES),
     Exempt("litefs_js.py", "NotPrimary", "", "the error's own text"),
