@@ -135,17 +135,15 @@ class LiteFSMiddleware:
         request = receive if self._heedless else Body(receive)
         reply = late = websocket = None
         sends: Send = send
+        follow = sends if kind == "http" else self._overheard(exchange, scope["path"], sends)
         if exchange.writes and exchange.before is not None and exchange.role is Role.PRIMARY and kind == "http":
             reply = Reply(self._gate, self._responder, exchange, scope, request, sends)
             late = reply.late = LateResponse(self._gate, exchange, given, sends, self._late, reply.answer_reset)
+            follow = late.send
 
         def send_marked(message: Message) -> Awaitable[None]:
             if exchange.started:
-                if exchange.answered is not None:
-                    return _nothing()
-                if kind == "websocket":
-                    self._overhear(exchange, scope["path"], message)
-                return sends(message) if late is None else late.send(message)
+                return follow(message) if exchange.answered is None else _nothing()
             exchange.started = True
             if exchange.token is not None:
                 self._gate.look_back(exchange)
@@ -185,6 +183,7 @@ class LiteFSMiddleware:
         finally:
             if late is not None:
                 late.close()
+            exchange.headers = ()  # a server's timers keep the request's context, for as long as its connection is open
             if exchange.tells and exchange.answered is None:
                 exchange.speak()
                 if exchange.started and kind == "http":
@@ -198,13 +197,18 @@ class LiteFSMiddleware:
             if around is not None:  # a request that a handler makes in its own task, to the application that it is part of
                 current_exchange.set(around)
 
-    def _overhear(self, exchange: Exchange, path: str, message: Message) -> None:
+    def _overheard(self, exchange: Exchange, path: str, send: Send) -> Send:
         """What the handler of an open WebSocket sends. It may be open for days: what was refused before this is said now."""
-        if message["type"] == "websocket.close":
-            exchange.error = exchange.error or sys.exception()  # that Litestar handles
-        if exchange.refused is not None and not exchange.shown:
-            exchange.shown = True
-            self._refused.look(exchange, path, exchange.refused)
+
+        def send_overheard(message: Message) -> Awaitable[None]:
+            if message["type"] == "websocket.close":
+                exchange.error = exchange.error or sys.exception()  # that Litestar handles
+            if exchange.refused is not None and not exchange.shown:
+                exchange.shown = True
+                self._refused.look(exchange, path, exchange.refused)
+            return send(message)
+
+        return send_overheard
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -136,11 +136,11 @@ class Policy:
     def _take_cookie(self, exchange: Exchange, value: bytes) -> None:
         if self._cookie is not None and exchange.cookie_token is None and not exchange.garbage:
             raw = self._cookie.find(value)
-            found = Verdict.FORGED if raw is None else self._tokens.decode(raw)
-            if found is Verdict.GARBAGE:
-                exchange.garbage = exchange.touched = True
-            elif not isinstance(found, Verdict):
+            found = None if raw is None else self._tokens.decode(raw)
+            if type(found) is not Verdict:  # isinstance would ask the metaclass of enums, for each request
                 exchange.cookie_token = found
+            elif found is Verdict.GARBAGE:
+                exchange.garbage = exchange.touched = True
         for cookie, tokens in self._accepted:
             raw = cookie.find(value)
             found = Verdict.GARBAGE if raw is None else tokens.decode(raw)

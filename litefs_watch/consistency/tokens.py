@@ -24,7 +24,7 @@ import re
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, final
 
 from litefs_watch.position import TXID_MAX, Position
 
@@ -69,6 +69,7 @@ def sign(secret: bytes, text: bytes) -> bytes:
     return urlsafe_b64encode(digest[:_SIGNATURE_BYTES]).rstrip(b"=")
 
 
+@final
 class Verdict(enum.Enum):
     """What a byte string is when it is no TXID."""
 

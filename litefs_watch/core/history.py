@@ -52,8 +52,9 @@ class Lineage(NamedTuple):
 
     def has(self, position: Position) -> bool:
         """Whether it is one of them."""
-        index = position.txid - self.first
-        return 0 <= index < len(self.checksums) and self.checksums[index] == position.checksum
+        first, checksums = self
+        index = position.txid - first
+        return 0 <= index < len(checksums) and checksums[index] == position.checksum
 
     def where(self, position: Position) -> Where:
         index = position.txid - self.first

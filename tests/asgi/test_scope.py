@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from starlette.routing import Mount, Route
 from litefs_watch import NotPrimary, Position, Role, Watcher
 from litefs_watch.asgi import LiteFSMiddleware, Redirect
 from litefs_watch.asgi.types import App, Receive, Scope, Send
+from litefs_watch.consistency import current_exchange
 from litefs_watch.testing import SimulatedCluster
 from tests.asgi.fakes import FakeWatcher, Handler, call, replica
 from tests.asgi.serving import serve
@@ -53,6 +55,28 @@ async def test_an_outer_middleware_sees_what_the_application_has_set() -> None:
     for number, (method, headers) in enumerate([("GET", []), ("GET", [at]), ("POST", [])]):
         assert (await call(traced, method, f"/orders/{number}", headers)).status == 200
         assert (seen[-1]["mark"], seen[-1]["endpoint"]) == (number, order)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_who_keeps_its_context_keeps_no_headers(fails: bool) -> None:
+    """As uvicorn's timers do, which end idle connections: of each request, for as long as its connection lives."""
+    kept: list[contextvars.Context] = []
+
+    def headers() -> list[tuple[bytes, bytes]]:
+        exchange = kept[0][current_exchange]
+        assert exchange is not None
+        return list(exchange.headers)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        kept.append(contextvars.copy_context())
+        assert (b"x-large", b"1") in headers()
+        if fails:
+            raise ZeroDivisionError
+        await PlainTextResponse("here")(scope, receive, send)
+
+    with pytest.raises(ZeroDivisionError) if fails else ExitStack():
+        await call(LiteFSMiddleware(app, FakeWatcher().watcher), "GET", "/", [("x-large", "1")])
+    assert headers() == []
 
 
 async def test_what_is_lost_is_seen_outside_too() -> None:
