@@ -116,7 +116,8 @@ CHECKS: dict[str, Callable[[Status, Probe, str | None], str | None]] = {
     "read-only": _read_only,
 }
 """By the last part of the path: why not; None: yes."""
-_PARAMETERS = {"readyz": ("lag", "verbose"), "livez": ("verbose",), "replica": ("lag",), "read-only": ("lag",)}
+PARAMETERS = {"readyz": ("lag", "verbose"), "livez": ("verbose",), "replica": ("lag",), "read-only": ("lag",)}
+"""What each may be asked with; the others with nothing."""
 
 
 def answer(
@@ -137,7 +138,7 @@ def answer(
         return Answer(
             404, {"error": f"there is no {safe(name[:40])!r}{did_you_mean(name[:40], CHECKS)}", "paths": list(CHECKS)}
         )
-    probe = _read(query, _PARAMETERS.get(name, ()))
+    probe = _read(query, PARAMETERS.get(name, ()))
     if isinstance(probe, str):
         return Answer(400, {"error": probe})
     lives = name == "livez"  # whatever becomes of the watcher: a probe is no reason to start it, nor its end one to restart

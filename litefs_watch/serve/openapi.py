@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from litefs_watch import __version__
-from litefs_watch.operate.health import CHECKS
+from litefs_watch.operate.health import CHECKS, PARAMETERS
 from litefs_watch.serve.questions import PositionQuestion, WaitQuestion
 
 PAGE_HEADERS = {
@@ -104,6 +104,19 @@ _HEALTH_SAYS = {
     "replica": "This node follows a primary, with a lag under ?lag=.",
     "read-only": "Either of these two.",
 }
+_HEALTH_TAKES = {
+    "lag": {
+        "name": "lag",
+        "in": "query",
+        "schema": {"type": "string", "examples": ["10s"], "description": "The limit: 500ms, 10s, or a number of seconds."},
+    },
+    "verbose": {
+        "name": "verbose",
+        "in": "query",
+        "allowEmptyValue": True,
+        "schema": {"type": "string", "description": "With the whole status, and who waits."},
+    },
+}
 
 
 @cache
@@ -164,8 +177,9 @@ def document() -> dict[str, Any]:
         },
     }
     for name in CHECKS:
-        answers = {200: ("Health", "Yes."), 503: ("Health", "No, and why.")}
-        paths[f"/{name}"] = {"get": _operation(_HEALTH_SAYS[name], answers)}
+        answers = {200: ("Health", "Yes."), 400: _WAIT_ANSWERS[400], 503: ("Health", "No, and why.")}
+        parameters = [_HEALTH_TAKES[parameter] for parameter in PARAMETERS.get(name, ())]
+        paths[f"/{name}"] = {"get": {**_operation(_HEALTH_SAYS[name], answers), "parameters": parameters}}
     return {
         "openapi": "3.1.0",
         "info": {

@@ -97,7 +97,8 @@ class Waiting:
         if position is None and self._watcher.settings.standalone:
             position = Position(0)  # every wait is met
         if position is None:
-            raise Refusal(404, f"there is no {safe(repr(database))}: {unseen(database, self._watcher.status.positions)}")
+            seen = unseen(database, self._watcher.status.positions) + why.unknown(self._watcher.run)
+            raise Refusal(404, safe(f"there is no {database!r}: {seen}"))
         standing = self._watcher.standing
         where = {"role": standing.role, "primary": standing.primary}
         return answer({"database": database, **(position_record(position) or {}), **where})

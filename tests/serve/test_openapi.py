@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from litefs_watch import __version__
+from litefs_watch.operate.health import PARAMETERS
 from litefs_watch.serve import metrics
 from litefs_watch.serve.notify import notify, watchdog_interval
 from litefs_watch.serve.openapi import document
@@ -47,6 +48,7 @@ async def test_the_document_tells_of_each_path(here: Served) -> None:
             query = [each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"]
             for name in query:
                 assert "is no parameter" not in (await here.ask(f"{path}?{name}=x&bogus=1")).text.replace("bogus is no", "")
+            assert set(query) >= set(PARAMETERS.get(path[1:], ()))
             if path != "/events" and method == "get":
                 seen = (await here.ask(path)).status_code
                 assert str(seen) in operation["responses"], path

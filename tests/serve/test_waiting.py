@@ -68,6 +68,12 @@ async def test_a_database_that_is_not_there_is_said_with_those_that_are(here: Se
     assert words in await here.refused("/position?db=ap.db", 404)
 
 
+async def test_why_no_database_is_there_is_said(node: SimulatedNode) -> None:
+    """A directory that is not there has none: what is wrong is not the database's name."""
+    async with served(node, litefs_dir=node.litefs_dir / "nowhere", api_url=None) as here:
+        assert "nowhere: No such file or directory" in await here.refused("/position", 404)
+
+
 async def test_a_lost_transaction_is_410(here: Served) -> None:
     """Where it is on the primary that it is asked for: it will not come, and nobody waits for it."""
     elsewhere = Position(here.node.position().txid, 0x8000000000000BAD)
