@@ -81,7 +81,8 @@ class Policy:
         self._accepted = [options.accepted(name) for name in options.accept]
         self._needles = tuple(name.encode() for name in (options.cookie, *options.accept) if name)
         self._header = options.header.lower().encode() if options.header else b""
-        self._carriers = frozenset(filter(None, (b"cookie" if self._needles else b"", self._header)))
+        self.carriers: frozenset[bytes] = frozenset(filter(None, (b"cookie" if self._needles else b"", self._header)))
+        """The names of the headers that may carry a token."""
         self._primary_path = compile_paths("primary_paths", options.primary_paths)
         self._read_path = compile_paths("read_paths", options.read_paths)
         self._passthrough_path = compile_paths("passthrough_paths", options.passthrough_paths)
@@ -92,10 +93,11 @@ class Policy:
 
     # When the request arrives.
 
-    def begin(self, method: str, path: str, headers: Headers) -> Exchange | None:
+    def begin(self, method: str, path: str, headers: Headers, carried: Headers | None = None) -> Exchange | None:
         """What a request asks for; None where the application wants it left alone.
 
-        ``method`` is in upper case; ``headers`` have their names in lower case.
+        ``method`` is in upper case; ``headers`` have their names in lower case. ``carried`` are those of them that are named
+        in `carriers`, where it costs less to find only these.
         """
         if self._passthrough_path is not None and self._passthrough_path(path):
             return None
@@ -108,19 +110,19 @@ class Policy:
             exchange.writes = exchange.asks = True
         if self._monotonic:
             exchange.touched = exchange.asks = True
-        carriers, carried = self._carriers, False
-        for name, value in headers:
+        carriers, any_carried = self.carriers, False
+        for name, value in headers if carried is None else carried:
             if name in carriers:
                 if name != b"cookie":
-                    carried = True
+                    any_carried = True
                     self._take_header(exchange, value)
                     continue
                 for needle in self._needles:
                     if needle in value:  # most cookies are not ours
-                        carried = True
+                        any_carried = True
                         self._take_cookie(exchange, value)
                         break
-        if carried:
+        if any_carried:
             token, other = exchange.cookie_token, exchange.header_token
             if token is None or (other is not None and txid_of(other) > txid_of(token)):
                 token = other

@@ -35,18 +35,18 @@ class Crowd:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside = 0
+        self._inside: list[None] = []  # whose append and pop are one step each, in any thread
         self.most: int = 0
         """So many were seen."""
 
     def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-            self.most = max(self.most, self._inside)
+        self._inside.append(None)
+        if len(self._inside) > self.most:
+            with self._lock:
+                self.most = max(self.most, len(self._inside))
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
+        self._inside.pop()
 
 
 class Budget:

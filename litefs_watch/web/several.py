@@ -61,11 +61,12 @@ class JointPolicy:
 
     def __init__(self, policies: Sequence[Policy]) -> None:
         self.options: Options = policies[0].options
+        self.carriers: frozenset[bytes] = frozenset().union(*(policy.carriers for policy in policies))
         self._policies = policies
 
-    def begin(self, method: str, path: str, headers: Headers) -> Exchange | None:
+    def begin(self, method: str, path: str, headers: Headers, carried: Headers | None = None) -> Exchange | None:
         """As `Policy.begin`."""
-        return self._begin(lambda policy: policy.begin(method, path, headers))
+        return self._begin(lambda policy: policy.begin(method, path, headers, carried))
 
     def begin_websocket(self, path: str, headers: Headers) -> Exchange | None:
         """As `Policy.begin_websocket`."""

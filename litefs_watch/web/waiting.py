@@ -59,6 +59,8 @@ class BlockingGate(Gate):
 
     def enter(self, exchange: Exchange) -> Action:
         """Before the application runs: what is decided, after all waits."""
+        if self.is_met(exchange):
+            return RUN
         action = self._settle(exchange, lambda: self._decide(exchange))
         if action is RUN and self._wants_before(exchange):
             exchange.before = self._read_position(exchange)

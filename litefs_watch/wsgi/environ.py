@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -72,6 +72,37 @@ def sent_headers_of(environ: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
         return headers
     lines = [(b"cookie", line.encode("latin-1", "replace")) for line in cookies.split(",")]
     return [header for header in headers if header[0] != b"cookie"] + lines
+
+
+class Headers:
+    """As `headers_of`, made when they are asked for: most requests are let in for what `carried_of` finds."""
+
+    __slots__ = ("_environ",)
+
+    def __init__(self, environ: Mapping[str, Any]) -> None:
+        self._environ = environ
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(headers_of(self._environ))
+
+
+def keys_of(names: Collection[bytes]) -> dict[str, bytes]:
+    """Where an environ has the headers of these names, which are in lower case."""
+    return {"HTTP_" + name.decode().upper().replace("-", "_"): name for name in names}
+
+
+def carried_of(environ: Mapping[str, Any], keys: Mapping[str, bytes]) -> list[tuple[bytes, bytes]]:
+    """Of `sent_headers_of` those at ``keys``."""
+    carried = []
+    for key, name in keys.items():
+        value = environ.get(key)
+        if value is None:
+            continue
+        if name == b"cookie" and "," in value:
+            carried += [(name, line.encode("latin-1", "replace")) for line in value.split(",")]
+        else:
+            carried.append((name, value.encode("latin-1", "replace")))
+    return carried
 
 
 def entity_headers_of(environ: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:

@@ -38,8 +38,7 @@ class LateResponse:
     ) -> None:
         self._gate = gate
         self._exchange = exchange
-        self._path = path_of(environ)
-        self._scheme = str(environ.get("wsgi.url_scheme", "http"))
+        self._environ = environ  # as it came: the application has another one
         self._real = real
         self._routes = routes
         self._route = ""
@@ -55,7 +54,7 @@ class LateResponse:
     @property
     def route(self) -> str:
         """What the route is called that has handled it."""
-        return self._route or route_named(self._exchange.method, None, self._path)
+        return self._route or route_named(self._exchange.method, None, path_of(self._environ))
 
     @property
     def begun(self) -> bool:
@@ -66,14 +65,15 @@ class LateResponse:
         exchange, gate = self._exchange, self._gate
         if self._write is not None:  # the server raises exc_info, where it is too late
             return self._real(status, headers, exc_info) if exc_info else self._real(status, headers)
-        gate.look_back(exchange)
+        if exchange.token is not None:
+            gate.look_back(exchange)
         error = exchange.hidden_error(int(status[:3]))
         belongs = error is not None and gate.is_fault_of_node(exchange, error)
         self.replaced = gate.failed(exchange, error) if error is not None and belongs else None
         self._given = status, headers  # and no exc_info: it would be about a start that the server has not been told of
         exchange.started = True
         if self._writes or exchange.refused is not None:
-            self._route = route_named(exchange.method, _rule(), self._path)
+            self._route = route_named(exchange.method, _rule(), path_of(self._environ))
         return self._write_now
 
     def begin(self) -> Callable[[bytes], object]:
@@ -137,7 +137,7 @@ class LateResponse:
             self._position = position
             self._unmoved = position is not None and position == exchange.before
             exchange.late = not self._unmoved and self._routes.knows(self._route)  # it was another one's commit
-        exchange.scheme = self._scheme
+        exchange.scheme = str(self._environ.get("wsgi.url_scheme", "http"))
         given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in sent]
         self._gate.replicate(exchange, position, status)
         added = self._gate.headers_at(exchange, position, given)

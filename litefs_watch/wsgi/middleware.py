@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Unpack
 
-from litefs_watch.consistency import ERROR, RUN, SCOPE_KEY, OptionKeywords, Refuse, current_exchange
+from litefs_watch.consistency import ERROR, RUN, SCOPE_KEY, Exchange, OptionKeywords, Refuse, current_exchange
 from litefs_watch.replay import Answering, FlyReplay, Forward
 from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.web.checks import check_blocking
@@ -15,7 +15,7 @@ from litefs_watch.web.late import LateRoutes
 from litefs_watch.web.several import BlockingGates, gate_of
 from litefs_watch.web.swallowed import SwallowedWrites
 from litefs_watch.web.waiting import BlockingGate
-from litefs_watch.wsgi.environ import LOST_KEY, Body, client_has_left, route_of, sent_headers_of
+from litefs_watch.wsgi.environ import LOST_KEY, Body, Headers, carried_of, client_has_left, keys_of, route_of
 from litefs_watch.wsgi.late import Begun, LateResponse, close
 from litefs_watch.wsgi.responder import Responder, Strategy
 
@@ -56,6 +56,7 @@ class LiteFSMiddleware:
         self.app = app
         check_blocking(watcher, "LiteFSMiddleware")
         self._gate = gate_of(watcher, database, databases, options, BlockingGate, BlockingGates)
+        self._carriers = keys_of(self._gate.policy.carriers)
         self._responder = Responder(FlyReplay() if replay is None else replay, self._gate.hostname)
         self._watcher = watcher
         self._late = LateRoutes()
@@ -72,10 +73,22 @@ class LiteFSMiddleware:
                 current_exchange.set(around)
 
     def _handle(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        gate = self._gate
-        exchange = gate.policy.begin(environ["REQUEST_METHOD"], route_of(environ), sent_headers_of(environ))
+        # The application's own: what it puts there is for who is around us, too.
+        given, environ = environ, {**environ}  # Django changes what it gets: what is answered afterwards is not of that
+        carried = carried_of(environ, self._carriers)
+        exchange = self._gate.policy.begin(environ["REQUEST_METHOD"], route_of(environ), Headers(environ), carried)
         if exchange is None:
-            return self.app(environ, start_response)
+            return self.app(given, start_response)
+        try:
+            return self._run(exchange, given, environ, start_response)
+        finally:
+            exchange.headers = ()  # the thread's context keeps the exchange, and is not to keep the environ
+
+    def _run(
+        self, exchange: Exchange, given: WSGIEnvironment, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """``given`` is the application's, ``environ`` as it came."""
+        gate = self._gate
         if exchange.asks:
             action = gate.enter(exchange)
             if exchange.held and client_has_left(environ):
@@ -87,9 +100,7 @@ class LiteFSMiddleware:
             gate.admit(exchange)
 
         if self._responder.needs_body:
-            environ["wsgi.input"] = Body(environ)
-        # The application's own: what it puts there is for who is around us, too.
-        given, environ = environ, {**environ}  # Django changes what it gets: what is answered afterwards is not of that
+            given["wsgi.input"] = environ["wsgi.input"] = Body(environ)
         if SCOPE_KEY in given:  # a middleware for another database is around this one
             exchange.outer = given[SCOPE_KEY]
         given[SCOPE_KEY] = exchange
