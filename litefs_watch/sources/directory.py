@@ -69,10 +69,13 @@ def _resolve(path: Path) -> str:
 
 
 def current_mount_kind(directory: Path) -> Mount:
-    """The kind of mount at ``directory`` now; ORDINARY where there is no ``/proc``."""
+    """The kind of mount at ``directory`` now; ORDINARY where there is no ``/proc``, or none for us.
+
+    Raises `OSError` where it can't be read now: no descriptor is to be had, say.
+    """
     try:
         mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return Mount.ORDINARY
     return mount_kind(directory, mountinfo)
 

@@ -154,7 +154,12 @@ class FolderWatch:
             folders, on_data, detail = self._plan(needed, databases)
             return folders, on_data, detail, can_share(folders)
 
-        folders, on_data, detail, shared = await self._thread.run(plan)
+        try:
+            folders, on_data, detail, shared = await self._thread.run(plan)
+        except OSError as error:  # the list of mounts: no descriptor is to be had, say; what is watched stays so
+            self.health.fault(f"{error.filename}: {error.strerror}")
+            return
+        self.health.fault(None)
         if folders and time.monotonic() < self._retry_at:
             return
         if folders != self._folders:
@@ -166,7 +171,7 @@ class FolderWatch:
             self.health.down(detail, level=logging.INFO)
         elif self.covers:
             self.health.up(detail)
-        elif self._slow is not None and time.monotonic() > self._slow.since + LATE:
+        elif (slow := self._slow) is not None and time.monotonic() > slow.since + LATE:
             self.health.down(f"{detail}, once the watch of all in this process is in place")
         if self.covers:
             self._rely()
@@ -197,7 +202,8 @@ class FolderWatch:
     @property
     def covers(self) -> bool:
         """Whether a watch is in place."""
-        return self._slow is not None and self._slow.in_place
+        slow = self._slow
+        return slow is not None and slow.in_place
 
     def _plan(self, needed: bool, databases: set[str]) -> tuple[Folders, bool, str]:
         """Blocking. The folders to watch, whether they are LiteFS's data, and a word on it."""
@@ -227,15 +233,15 @@ class FolderWatch:
         return watch
 
     def _stop_quick(self) -> None:
-        if self._quick is not None:
-            self._quick.stop()
-            self._quick = None
+        quick, self._quick = self._quick, None  # first: another thread may do the same at this moment
+        if quick is not None:
+            quick.stop()
 
     def _stop_both(self) -> None:
         self._stop_quick()
-        if self._slow is not None:
-            self._slow.stop()
-            self._slow = None
+        slow, self._slow = self._slow, None
+        if slow is not None:
+            slow.stop()
 
     def _changed(self, paths: list[str], gone: bool) -> None:
         """Something has, or the watch has come into place; or a folder is ``gone``: what is there now is another one."""

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from litefs_watch.position import Position, Where
 
-_MAGIC = b"LTX1"
-_HEADER_SIZE = 100
+_HEADER = struct.Struct(">4s20xQ68x")  # the magic, and the last TXID
 _TRAILER = struct.Struct(">QQ")
+_CHECKSUM_FLAG = 1 << 63
+"""Set in each checksum of a file (``ltx.ChecksumFlag``): a file that is cut off, or was never written, seldom ends so."""
 
 
 def where_on_disk(data_dir: Path, database: str, position: Position) -> Where:
@@ -31,10 +32,13 @@ def where_on_disk(data_dir: Path, database: str, position: Position) -> Where:
 def _told_by(path: Path, position: Position) -> Where:
     try:
         with path.open("rb") as file:
-            if file.read(len(_MAGIC)) != _MAGIC or file.seek(0, os.SEEK_END) < _HEADER_SIZE + _TRAILER.size:
+            header = _HEADER.unpack(file.read(_HEADER.size))
+            if header != (b"LTX1", position.txid) or file.seek(0, os.SEEK_END) < _HEADER.size + _TRAILER.size:
                 return Where.UNTOLD
             file.seek(-_TRAILER.size, os.SEEK_END)
-            checksum, _ = _TRAILER.unpack(file.read(_TRAILER.size))
+            checksum, of_file = _TRAILER.unpack(file.read(_TRAILER.size))
     except (OSError, struct.error):
+        return Where.UNTOLD
+    if not of_file & _CHECKSUM_FLAG:
         return Where.UNTOLD
     return Where.HERE if checksum == position.checksum else Where.ELSEWHERE

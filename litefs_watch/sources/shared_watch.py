@@ -22,6 +22,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import watchfiles
@@ -102,12 +103,11 @@ class SharedWatch:
                     self._part_with(self._newcomers_of(members) or members, f"watchfiles: {error}")
         except BaseException as error:  # noqa: BLE001 - a fault of ours: who joins from now on has a new thread
             with self._lock:
+                self._close()
                 members, self._running = list(self._members), False
                 self._members, self._newcomers = {}, {}
             for member in members:
                 member.failed(f"the shared watch: {error!r}")
-        finally:
-            self._close()
 
     def _begin(self) -> list[SlowWatch]:
         """Who is to be watched for now, with their folders open. Nobody: the thread ends."""
@@ -127,6 +127,8 @@ class SharedWatch:
             self._watched = {path: identity for identity, path in opened.items()}
             with self._lock:
                 members = list(self._members)
+                if not members:
+                    self._close()  # here: from then on there may be another thread, with descriptors of its own
                 self._running = bool(members)
                 if all(set(opened).issuperset(member.folders.values()) for member in members):
                     return members
@@ -141,7 +143,8 @@ class SharedWatch:
 
     def _close(self) -> None:
         while self._open:
-            os.close(self._open.pop())
+            with suppress(OSError):
+                os.close(self._open.pop())
 
     def _watch(self, members: list[SlowWatch]) -> None:
         """Until it has to be begun anew."""
@@ -301,8 +304,10 @@ _shared = SharedWatch()
 
 
 def _after_fork() -> None:
-    """The child has none of the parent's threads, and one of them may have held the lock."""
+    """The child has none of the parent's threads, and one of them may have held the lock. No mount ends while it has one of
+    its folders open."""
     global _shared
+    _shared._close()
     _shared = SharedWatch()
 
 

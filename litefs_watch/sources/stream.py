@@ -178,7 +178,7 @@ class EventStream:
             with anyio.fail_after(ANSWER_TIMEOUT):
                 async with request("GET", f"{api_url}/info", timeout=ANSWER_TIMEOUT) as response:
                     info = parse_info(await response.read(_INFO_LIMIT))
-        except HTTP_ERRORS:
+        except (*HTTP_ERRORS, TimeoutError, RuntimeError):  # RuntimeError: no thread to look the name up in
             return
         if info.path.startswith("/"):
             self._on_data_dir(Path(info.path))

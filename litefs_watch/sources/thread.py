@@ -99,10 +99,12 @@ class _Cache:
     def lend(self, name: str, function: Callable[[], None]) -> None:
         with self._lock:
             worker = self._idle.pop() if self._idle else None
-        if worker is None:
-            worker = _Worker(self)
-            threading.Thread(target=worker.work, name=name, daemon=True).start()
-        worker.tasks.put((name, function))
+        if worker is not None:
+            worker.tasks.put((name, function))
+            return
+        worker = _Worker(self)
+        worker.tasks.put((name, function))  # first: a Ctrl-C in the start leaves no thread that waits for it for ever
+        threading.Thread(target=worker.work, name=name, daemon=True).start()
 
     def put_back(self, worker: _Worker) -> None:
         with self._lock:

@@ -304,9 +304,11 @@ def _serve(run: Run, began: threading.Event) -> None:
         run.failure = error
         logger.exception("the watcher's thread failed")
     finally:
-        run.end("the watcher's thread has ended")
-        run.ended.set()
-        began.set()
+        try:
+            run.end("the watcher's thread has ended")
+        finally:
+            run.ended.set()
+            began.set()
 
 
 _all: weakref.WeakSet[BlockingWatcher] = weakref.WeakSet()

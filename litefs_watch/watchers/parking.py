@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable
+from contextlib import suppress
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -26,10 +28,11 @@ _FOR_EVER = 1e8  # seconds, three years: who waits longer needs no timer
 
 
 class Spot(Protocol):
-    """One task's place to wait, for one time. Everything here happens in its event loop's thread."""
+    """One task's place to wait, for one time. All but `wake` happens in its event loop's thread."""
 
     def wake(self, result: object) -> None:
-        """End the wait. After the first time nothing."""
+        """End the wait. After the first time nothing. From any thread: another one may stop the watcher, or read a position
+        that is waited for."""
 
     def wait(self, timeout: float | None) -> Awaitable[object]:
         """Until the wake, or for ``timeout`` seconds. A cancellation point; where it raises, `leave`."""
@@ -41,7 +44,7 @@ class Spot(Protocol):
 def spot_in(token: EventLoopToken) -> Spot:
     """A place to wait in the running event loop, whose token this is."""
     loop: Any = token.native_token
-    return AsyncioSpot(loop) if hasattr(loop, "create_future") else TrioSpot()
+    return AsyncioSpot(loop) if hasattr(loop, "create_future") else TrioSpot(loop)
 
 
 async def park(run: Run, waiter: Waiter[Any], spot: Spot, timeout: float | None) -> Any:
@@ -80,14 +83,22 @@ async def cancellation_point(token: EventLoopToken | None) -> None:
 
 
 class AsyncioSpot:
-    __slots__ = ("_deadline", "_future", "_loop")
+    __slots__ = ("_deadline", "_future", "_loop", "_thread")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._future: asyncio.Future[object] = loop.create_future()
         self._deadline: _Deadline | None = None
+        self._thread = get_ident()
 
     def wake(self, result: object) -> None:
+        if get_ident() != self._thread:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._wake, result)
+            return
+        self._wake(result)
+
+    def _wake(self, result: object) -> None:
         if (deadline := self._deadline) is not None:  # as `leave`, without its frame: a crowd goes through this
             self._deadline = None
             deadline.spots.discard(self)
@@ -144,13 +155,19 @@ def _deadline_of(loop: asyncio.AbstractEventLoop, timeout: float) -> _Deadline:
 
 
 class TrioSpot:
-    __slots__ = ("_event",)
+    __slots__ = ("_event", "_thread", "_token")
 
-    def __init__(self) -> None:
+    def __init__(self, token: Any) -> None:
         self._event: Any = sys.modules["trio"].Event()
+        self._token = token
+        self._thread = get_ident()
 
     def wake(self, result: object) -> None:
-        self._event.set()
+        if get_ident() == self._thread:
+            self._event.set()
+            return
+        with suppress(RuntimeError):  # trio has ended
+            self._token.run_sync_soon(self._event.set)
 
     async def wait(self, timeout: float | None) -> None:
         if timeout is None:

@@ -90,9 +90,11 @@ class Run:
         """Watch until it is stopped or cancelled. Raises nothing of its own."""
         try:
             with anyio.CancelScope() as self._scope:
-                if self.board.closed:  # stopped before it began
-                    return
                 self.token, self._thread = current_token(), threading.get_ident()
+                if (
+                    self.board.closed
+                ):  # stopped before it began: who looked for the token before it was there, cancels nothing
+                    return
                 # asyncio's loops can be closed with tasks left in them, which then never hear of it; trio's can't.
                 self._loop_is_closed = getattr(self.token.native_token, "is_closed", self._loop_is_closed)
                 if self.supervisor is None:
@@ -102,13 +104,20 @@ class Run:
                     await self.supervisor.run()
                 else:
                     await self.cluster.run_beside(self.supervisor.run)
-        except Exception as error:
-            self.failure = error
-            logger.exception("the watcher failed through a fault of litefs_watch")
+        except Exception as error:  # noqa: BLE001 - said
+            self._fail(error)
         finally:
-            self.end("the watcher has ended")
-            self.ended.set()
-            self._left.set()
+            try:
+                self.end("the watcher has ended")
+            except Exception as error:  # noqa: BLE001 - said
+                self._fail(error)
+            finally:  # whatever went wrong: somebody waits for this
+                self.ended.set()
+                self._left.set()
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = error
+        logger.error("the watcher failed through a fault of litefs_watch", exc_info=error)
 
     def end(self, reason: str) -> None:
         """Know nothing any more, wake everybody, and let the sources' threads go. From any thread; twice is once."""
@@ -122,9 +131,11 @@ class Run:
     def stop(self) -> None:
         """End it, and have its task end. From any thread; doesn't wait for it."""
         self.stopped = True
-        self.end("the watcher was stopped")
-        if self.token is not None and self._scope is not None:
-            call_soon(self.token, self._scope.cancel)
+        try:
+            self.end("the watcher was stopped")
+        finally:
+            if self.token is not None and self._scope is not None:
+                call_soon(self.token, self._scope.cancel)
 
     async def wait_for_end(self) -> None:
         """In its own event loop: until its task is over."""

@@ -9,10 +9,12 @@ from typing import Any, Generic, Self
 
 import anyio
 import anyio.lowlevel
+from anyio.lowlevel import EventLoopToken, current_token
 
 from litefs_watch.core.subscriptions import ChangeQueue, ChangeT
 from litefs_watch.errors import WaitTimeout, WatcherClosed
 from litefs_watch.settings import check_timeout
+from litefs_watch.sources.thread import call_soon
 from litefs_watch.watchers.run import Run
 
 MakeQueue = Callable[[tuple[type, ...], Callable[[], object]], ChangeQueue[Any]]
@@ -58,7 +60,7 @@ class Subscription(_Subscription[ChangeT]):
 
     def __init__(self, run: Run, accepts: tuple[type, ...], queue: MakeQueue = ChangeQueue) -> None:
         run.check_loop()
-        news = self._news = _News()
+        news = self._news = _News(current_token())
         super().__init__(run, queue(accepts, news.set))
 
     async def take(self, timeout: float | None = None) -> ChangeT | None:
@@ -103,10 +105,19 @@ class Subscription(_Subscription[ChangeT]):
 class _News:
     """An event that wakes whoever waits now, and nobody later. The queue holds it, and must not hold the subscription."""
 
-    def __init__(self) -> None:
+    def __init__(self, token: EventLoopToken) -> None:
         self._event = anyio.Event()
+        self._token = token
+        self._thread = threading.get_ident()
 
     def set(self) -> None:
+        """From any thread: another one may stop the watcher, or read a position."""
+        if threading.get_ident() == self._thread:
+            self._set()
+        else:
+            call_soon(self._token, self._set)
+
+    def _set(self) -> None:
         event, self._event = self._event, anyio.Event()
         event.set()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from litefs_watch.core.waiters import PrimaryCheck, RoleWaiter, TxWaiter
 from litefs_watch.errors import WatcherClosed
 from litefs_watch.position import Position, check_wanted
 from litefs_watch.settings import Settings, check_timeout, settings_or_env
+from litefs_watch.sources.thread import call_soon
 from litefs_watch.watchers.faces import KNOWN_PRIMARY, NO_PRIMARY, check_callback, no_role, require_instance, require_primary
 from litefs_watch.watchers.glances import Glances
 from litefs_watch.watchers.parking import cancellation_point, park, spot_in
@@ -64,7 +66,7 @@ class Watcher(ClusterCalls, Glances, WhilePrimary):
             raise RuntimeError("this watcher is running already: start it once, or make another one")
         self._run.end("started anew")  # of a loop that was closed with its tasks left in it
         ready = anyio.Event()
-        run = self._run = self._new_run(ready.set)
+        run = self._run = self._new_run(partial(call_soon, current_token(), ready.set))  # any thread may stop it
         spawn(run.serve)
         try:
             with anyio.move_on_after(self.settings.start_timeout):

@@ -24,7 +24,23 @@ def test_a_transaction_that_litefs_keeps_is_told() -> None:
         assert where_on_disk(data_dir, "other.db", positions[1]) is Where.UNTOLD
 
 
-@pytest.mark.parametrize("content", [b"", b"LTX1", b"LTX2" + bytes(200), b"LTX1" + bytes(100), bytes(16)])
+HEADER = b"LTX1" + bytes(20) + (7).to_bytes(8, "big") + bytes(68)
+OTHER = b"LTX1" + bytes(20) + (8).to_bytes(8, "big") + bytes(68)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"LTX1",
+        b"LTX2" + HEADER[4:] + bytes(50) + b"\xff" * 8,
+        b"LTX1" + bytes(100),
+        bytes(16),
+        HEADER + bytes(8),
+        HEADER + bytes(50),
+        OTHER + bytes(50) + b"\xff" * 8,
+    ],
+)
 def test_a_file_that_is_none_tells_nothing(tmp_path: Path, content: bytes) -> None:
     """Empty, cut off, of another format."""
     folder = tmp_path / "dbs" / "app.db" / "ltx"

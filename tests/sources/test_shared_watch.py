@@ -95,6 +95,10 @@ def make(parent: Path, count: int) -> list[Path]:
     return folders
 
 
+def is_open(descriptor: int) -> bool:
+    return os.path.exists(f"/proc/self/fd/{descriptor}")
+
+
 def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "litefs_watch inotify, 50 ms"]
 
@@ -366,6 +370,36 @@ async def test_a_fault_of_ours_in_the_thread_is_everybody_s_failure(
     await until(lambda: again.watch.in_place)
 
 
+async def test_a_thread_that_ends_closes_nothing_of_the_next_one_s(
+    tmp_path: Path, watching: Watching, shared: SharedWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last member leaves, and the next one joins before it is over: he has a thread, and descriptors, of his own."""
+    folders = make(tmp_path, 2)
+    goes_on, begin = threading.Event(), shared._begin
+
+    def end_late() -> list[SlowWatch]:
+        if members := begin():
+            return members
+        goes_on.wait(SOON)
+        return []
+
+    one = Member(folders[0]).start()
+    await until(lambda: one.watch.in_place)
+    (thread,) = threads()
+    monkeypatch.setattr(shared, "_begin", end_late)
+    one.watch.stop()
+    await until(lambda: not shared._running)
+    watching.gate.clear()
+    two = Member(folders[1]).start()
+    await until(lambda: len(watching.starts) == 2)
+    goes_on.set()
+    await anyio.to_thread.run_sync(thread.join, SOON)
+    assert [os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in shared._open] == [str(folders[1])]
+    watching.gate.set()
+    await until(lambda: two.watch.in_place)
+    assert two.failures == []
+
+
 async def test_a_watch_that_ends_by_itself_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And not begun anew in a spin."""
     monkeypatch.setattr(watchfiles, "watch", lambda *_, **__: iter(()))
@@ -406,6 +440,20 @@ def test_who_s_event_loop_is_gone_is_dropped(tmp_path: Path, shared: SharedWatch
     thread.join(SOON)
     assert not thread.is_alive()
     assert not shared._members
+
+
+async def test_a_forked_child_keeps_no_folder_open(tmp_path: Path, watching: Watching, shared: SharedWatch) -> None:
+    """While it lived, the mount that one of them is on could not end."""
+    watching.gate.clear()
+    one = Member(tmp_path).start()
+    await until(lambda: watching.starts)
+    (descriptor,) = shared._open
+    child = os.fork()
+    if child == 0:
+        os._exit(is_open(descriptor))
+    assert await anyio.to_thread.run_sync(os.waitpid, child, 0) == (child, 0)
+    watching.gate.set()
+    await until(lambda: one.watch.in_place)
 
 
 def test_a_forked_child_makes_a_watch_of_its_own(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class Harness:
         self.answers: list[Answer] = []
         self.otherwise: Answer = hang
         self.info = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+        self.hangs = False  # asked for /info
         self._news = anyio.Event()
         self.stream = EventStream(url, report=self._report, look=self._look, on_data_dir=self._data_dir)
 
@@ -65,6 +66,8 @@ class Harness:
         async with connection:
             try:
                 request = await connection.receive()
+                if request.startswith(b"GET /info") and self.hangs:
+                    await anyio.sleep_forever()
                 if request.startswith(b"GET /info"):
                     await connection.send(self.info)
                     return
@@ -288,6 +291,42 @@ async def test_a_bad_info_is_no_harm(info: bytes) -> None:
         await harness.until(lambda: txids(harness) == [1])
         await anyio.wait_all_tasks_blocked()
         assert harness.data_dirs == []
+
+
+async def test_an_info_that_never_comes_is_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LiteFS was frozen, or its connections were used up, when the stream was just open: that one goes on."""
+    monkeypatch.setattr(stream_module, "ANSWER_TIMEOUT", 0.05)
+    async with watching() as harness:
+        asked, over = anyio.Event(), anyio.Event()
+
+        async def stop_asking(api_url: str) -> None:
+            asked.set()
+            await ask(api_url)
+            over.set()
+
+        ask = harness.stream._ask_more
+        monkeypatch.setattr(harness.stream, "_ask_more", stop_asking)
+        harness.hangs = True
+        harness.answers.append(say(HEAD, chunk(INIT), chunk(TX % 1)))
+        with anyio.fail_after(5):
+            await asked.wait()
+            await over.wait()
+        assert harness.stream.health.alive
+        assert len(harness.requests) == 1
+
+
+async def test_no_thread_to_look_up_infos_host_in_is_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream, which has its connection, goes on."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with watching() as harness:
+        monkeypatch.setattr(stream_module, "request", refuse)
+        harness.answers.append(say(HEAD, chunk(INIT), chunk(TX % 1)))
+        await harness.until(lambda: txids(harness) == [1])
+        await anyio.wait_all_tasks_blocked()
+        assert harness.stream.health.alive
 
 
 async def test_the_stream_can_be_turned_off() -> None:

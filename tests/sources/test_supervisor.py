@@ -198,3 +198,26 @@ async def test_pauses_grow(harness: Harness, monkeypatch: pytest.MonkeyPatch) ->
     with anyio.fail_after(SOON):
         await harness.supervisor._keep_running(failing)
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+
+async def test_two_threads_may_close_it_at_once(harness: Harness) -> None:
+    """Who stops the watcher, and its event loop, in the midst of a change: neither takes the watch from under the other."""
+    files = harness.supervisor._files
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_slow", "_quick"):
+            watches = [Stopped()]
+
+            def look(_: object, watches: list[Stopped] = watches) -> Stopped | None:
+                return watches.pop() if watches else None  # the other one has taken it out right after that
+
+            patch.setattr(type(files), name, property(look, lambda *_: None), raising=False)
+        harness.supervisor.close("the watcher was stopped")
+
+
+class Stopped:
+    """A watch that was stopped."""
+
+    in_place = False
+
+    def stop(self) -> None:
+        """Again."""

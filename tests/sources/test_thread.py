@@ -134,6 +134,25 @@ async def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made == [2]
 
 
+async def test_a_start_that_is_interrupted_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C, while the thread is there already: it waited for what it was lent for, again and again."""
+    monkeypatch.setattr(thread_module, "IDLE_LIMIT", 0.001)
+    monkeypatch.setattr(thread_module, "_cache", thread_module._Cache())
+    start, threads = threading.Thread.start, []
+
+    def interrupt(thread: threading.Thread) -> None:
+        start(thread)
+        threads.append(thread)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            thread_module.lend("one", lambda: None)
+    await anyio.to_thread.run_sync(threads[0].join, SOON)
+    assert not threads[0].is_alive()
+
+
 async def test_what_nobody_needs_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while; and one that is lent at that very moment does not."""
     monkeypatch.setattr(thread_module, "IDLE_LIMIT", 0.001)

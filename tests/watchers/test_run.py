@@ -7,6 +7,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
+from anyio.lowlevel import current_token
 
 from litefs_watch import (
     BlockingWatcher,
@@ -25,7 +28,9 @@ from litefs_watch import (
     Watcher,
     WatcherClosed,
 )
+from litefs_watch.core.readings import PositionsRead
 from litefs_watch.testing import SimulatedNode
+from litefs_watch.watchers import run as run_module
 
 SOON = 10.0
 
@@ -283,6 +288,112 @@ assert threads()
 
 def after_fork(watcher: Watcher, connection: Any) -> None:
     connection.send((watcher.running, watcher.role, watcher.tx_number()))
+
+
+async def test_another_thread_may_stop_it(node: SimulatedNode) -> None:
+    """Whoever waits is awake, at once: trio, and asyncio where it checks that, refuse to be woken from elsewhere."""
+    if (loop := getattr(current_token().native_token, "set_debug", None)) is not None:
+        loop(True)
+    watcher = Watcher(node.settings())
+    await watcher.start()
+    ended: list[str] = []
+
+    async def wait() -> None:
+        with pytest.raises(WatcherClosed):
+            await watcher.wait_for_tx(99)
+        ended.append("wait")
+
+    async def follow() -> None:
+        async for _ in watcher.changes():
+            pass
+        ended.append("subscription")
+
+    with anyio.fail_after(SOON):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            tasks.start_soon(follow)
+            await anyio.wait_all_tasks_blocked()
+            await anyio.to_thread.run_sync(anyio.run, watcher.stop)
+    assert sorted(ended) == ["subscription", "wait"]
+    await watcher._run.wait_for_end()
+
+
+async def test_another_thread_may_stop_it_while_it_starts(node: SimulatedNode) -> None:
+    """start() says so, and stop() is no error."""
+    node.freeze()
+    watcher = Watcher(node.settings(start_timeout=5))
+
+    async def stop() -> None:
+        await anyio.wait_all_tasks_blocked()
+        await anyio.to_thread.run_sync(anyio.run, watcher.stop)
+
+    with anyio.fail_after(SOON):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stop)
+            with pytest.raises(WatcherClosed, match="while it started"):
+                await watcher.start()
+    node.thaw()
+
+
+async def test_another_thread_may_bring_what_is_waited_for(node: SimulatedNode) -> None:
+    """It reads a position itself, while no events come."""
+    node.set_primary("node-b")
+    async with Watcher(node.settings()) as watcher:
+        position = Position(99, 99)
+        changes = watcher.changes()
+        got: list[Any] = []
+
+        async def wait() -> None:
+            got.append(await watcher.wait_for_tx(position))
+
+        async def follow() -> None:
+            got.append(await changes.take())
+
+        with anyio.fail_after(SOON):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                tasks.start_soon(follow)
+                await anyio.wait_all_tasks_blocked()
+                read = PositionsRead(time.monotonic(), {"app.db": position})
+                await anyio.to_thread.run_sync(watcher._run.publish_here, read)
+        assert position in got
+        assert len(got) == 2
+
+
+def test_a_stop_in_the_moment_in_which_it_begins(node: SimulatedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another thread, which finds no event loop to cancel it in."""
+    watcher = BlockingWatcher(node.settings())
+    run = watcher._new_run(bool)
+
+    def stop_first() -> Any:
+        run.stop()
+        return current_token()
+
+    async def serve() -> None:
+        with anyio.fail_after(SOON):
+            await run.serve()
+
+    monkeypatch.setattr(run_module, "current_token", stop_first)
+    anyio.run(serve)
+    assert run.ended.is_set()
+    assert not run.running
+
+
+async def test_whatever_goes_wrong_in_the_end_it_ends(node: SimulatedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filter of the application's log that raises, for one: who stopped it waited for ever."""
+    watcher = Watcher(node.settings())
+    await watcher.start()
+    run = watcher._run
+
+    def fail(reason: str) -> None:
+        raise ZeroDivisionError(reason)
+
+    monkeypatch.setattr(run.supervisor, "close", fail)
+    with anyio.fail_after(SOON):
+        with pytest.raises(ZeroDivisionError):
+            await watcher.stop()
+        await run.wait_for_end()
+    assert run.ended.is_set()
 
 
 async def test_a_forked_child_knows_nothing(node: SimulatedNode) -> None:
