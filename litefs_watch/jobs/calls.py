@@ -16,6 +16,7 @@ from litefs_watch.consistency.options import Secret
 from litefs_watch.core.waiters import RoleWaiter, TxWaiter
 from litefs_watch.jobs.around import AnyWatcher, Around, around, run_of, run_of_async
 from litefs_watch.jobs.tokens import NOTHING, decode, encode, newest
+from litefs_watch.position import Position
 from litefs_watch.settings import check_timeout
 from litefs_watch.watchers import bridge, threads
 from litefs_watch.watchers.faces import NO_PRIMARY
@@ -35,6 +36,7 @@ MOST_HANGING = 8
 """Reads that may hang at once, each in its thread: where so many do, one more tells nothing."""
 
 _LATE = "it was not read within %g s"
+_GONE = "there is none here, and LiteFS may be down"
 _PINNED = "what the token stands for is on the primary alone, and this node did not become it"
 
 
@@ -49,7 +51,7 @@ def current_token(
     In a thread. Call it after the commit, which is then in it: the position is read anew, for 1 s at most. The text is
     that of the middleware's header ``litefs-txid``, signed where the middleware or ``secret`` says so. Without ``watcher``
     it is the middleware's, the job's, or the one that runs in this process. Where the position can't be read, as while
-    LiteFS is frozen, the token is ``pin``: what the primary alone meets.
+    LiteFS is frozen or down, the token is ``pin``: what the primary alone meets.
 
     Raises `ConfigError` where nothing tells which watcher, or which database, `WatcherClosed`, and `RuntimeError` in an
     event loop, where `acurrent_token` is to be awaited.
@@ -118,7 +120,15 @@ def token_of(where: Around, run: Run) -> Token:
         position = threads.read_position(run, where.database)
     except OSError as error:
         return pin(where.database, error)
-    return newest(where.seen(run), position, run.standing.role)
+    return _newest(where, run, position)
+
+
+def _newest(where: Around, run: Run, position: Position | None) -> Token:
+    """With no such database there is nothing to have written; but none is seen where LiteFS has gone, either."""
+    role = run.standing.role
+    if position is None and (role is Role.UNKNOWN or where.database in run.board.state.positions):
+        return pin(where.database, _GONE)
+    return newest(where.seen(run), position, role)
 
 
 _hanging: set[threading.Thread] = set()  # in a forked child, none of them is alive
@@ -156,7 +166,7 @@ async def token_of_async(where: Around, run: Run) -> Token:
             position = await bridge.read_position(run, where.database)
     except OSError as error:  # TimeoutError is one
         return pin(where.database, str(error) or _LATE % READ_TIMEOUT)
-    return newest(where.seen(run), position, run.standing.role)
+    return _newest(where, run, position)
 
 
 def pin(database: str, why: object) -> Token:

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from typing import Any
 
 import anyio
@@ -195,6 +196,19 @@ def test_what_can_t_be_read_is_pinned(cluster: SimulatedCluster, secret: str | N
         assert file is not None
         (file / "app.db-pos").write_text("nonsense")
         assert current_token(watcher=watcher, secret=secret).partition(".")[0] == "pin"
+
+
+def test_where_litefs_has_gone_it_is_pinned(cluster: SimulatedCluster) -> None:
+    """Its mount is an empty directory then, as if there were no database, and what was written a moment ago nothing."""
+    other = cluster.primary.settings(database="other.db")
+    with BlockingWatcher(cluster.primary.settings()) as watcher, BlockingWatcher(other) as unseen:
+        assert current_token(watcher=watcher) == at(cluster.primary)
+        assert current_token(watcher=unseen) == "0000000000000000"
+        cluster.primary.stop()
+        assert current_token(watcher=watcher) == "pin"
+        assert anyio.run(partial(acurrent_token, watcher=watcher)) == "pin"
+        unseen.wait_for_role("unknown")
+        assert current_token(watcher=unseen) == "pin"
 
 
 async def test_a_read_that_hangs_is_pinned(cluster: SimulatedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
