@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import django
 from anyio.from_thread import start_blocking_portal
 
 from benchmarks.table import show
@@ -23,9 +24,10 @@ from litefs_watch.jobs.celery import watch_celery
 from litefs_watch.jobs.dramatiq import LiteFSMiddleware as Dramatiq
 from litefs_watch.jobs.huey import watch_huey
 from litefs_watch.jobs.taskiq import LiteFSMiddleware as Taskiq
-from litefs_watch.testing import SimulatedCluster
+from litefs_watch.testing import SimulatedCluster, SimulatedNode
 from tests.jobs import celery_app, dramatiq_app, huey_app, taskiq_app
 from tests.jobs.brokers import Results, has_redis, redis_server, worker
+from tests.jobs.django_sending import COMMAND, sender
 from tests.jobs.signals import unwatch
 
 TIMES = 500
@@ -33,10 +35,12 @@ LAG = 0.05
 """Seconds: several times what a task needs to get to its worker."""
 
 Send = Callable[[str, int], object]
+Queue = tuple[list[list[str]], Send, Send]
+"""The commands of its workers; what sends a message with what its sender has written, and one without."""
 
 
 @contextmanager
-def celery(broker: str, watcher: BlockingWatcher) -> Iterator[tuple[list[str], Send, Send]]:
+def celery(broker: str, watcher: BlockingWatcher, node: SimulatedNode) -> Iterator[Queue]:
     app = celery_app.make(broker)
 
     def send(name: str, number: int) -> None:
@@ -45,29 +49,29 @@ def celery(broker: str, watcher: BlockingWatcher) -> Iterator[tuple[list[str], S
         unwatch(app)
 
     command = ["celery", "-A", "tests.jobs.celery_app:app", "worker", "--loglevel", "ERROR", "-P", "prefork", "-c", "2"]
-    yield command, send, lambda name, number: app.send_task("look", (name, number))
+    yield [command], send, lambda name, number: app.send_task("look", (name, number))
 
 
 @contextmanager
-def dramatiq(broker: str, watcher: BlockingWatcher) -> Iterator[tuple[list[str], Send, Send]]:
+def dramatiq(broker: str, watcher: BlockingWatcher, node: SimulatedNode) -> Iterator[Queue]:
     bare, ours = (dramatiq_app.make(broker, each)["look"].send for each in (None, Dramatiq(watcher)))
-    yield ["dramatiq", "tests.jobs.dramatiq_app", "--processes", "2", "--threads", "1"], ours, bare
+    yield [["dramatiq", "tests.jobs.dramatiq_app", "--processes", "2", "--threads", "1"]], ours, bare
 
 
 @contextmanager
-def taskiq(broker: str, watcher: BlockingWatcher) -> Iterator[tuple[list[str], Send, Send]]:
+def taskiq(broker: str, watcher: BlockingWatcher, node: SimulatedNode) -> Iterator[Queue]:
     with start_blocking_portal() as portal:
         made = [taskiq_app.make(broker, each) for each in (None, Taskiq(watcher))]
         for each in made:
             portal.call(each.startup)
         bare, ours = (partial(portal.call, taskiq_app.send, each, "look") for each in made)
-        yield ["taskiq", "worker", "tests.jobs.taskiq_app:broker", "--workers", "2", "--log-level", "ERROR"], ours, bare
+        yield [["taskiq", "worker", "tests.jobs.taskiq_app:broker", "--workers", "2", "--log-level", "ERROR"]], ours, bare
         for each in made:
             portal.call(each.shutdown)
 
 
 @contextmanager
-def huey(broker: str, watcher: BlockingWatcher) -> Iterator[tuple[list[str], Send, Send]]:
+def huey(broker: str, watcher: BlockingWatcher, node: SimulatedNode) -> Iterator[Queue]:
     bare, ours = huey_app.make(broker), huey_app.make(broker)
     watch_huey(ours, watcher)
 
@@ -86,14 +90,28 @@ def huey(broker: str, watcher: BlockingWatcher) -> Iterator[tuple[list[str], Sen
         "-m",
         "0.002",
     ]
-    yield consumer, partial(send, ours), partial(send, bare)
+    yield [consumer], partial(send, ours), partial(send, bare)
+
+
+@contextmanager
+def django_tasks(broker: str, watcher: BlockingWatcher, node: SimulatedNode) -> Iterator[Queue]:
+    """Those of django-tasks-db; sent by a process of their project."""
+    with sender(node, BROKER=broker) as project:
+        ours, bare = (lambda name, number, way=way: project.send(way, "look", name, number) for way in ("", "bare"))
+        yield [COMMAND, COMMAND], ours, bare
+
+
+NAMES = {django_tasks: f"Django {django.VERSION[0]}.{django.VERSION[1]}'s tasks"}
+"""Before 6.0 they are those of django-tasks: the same, and the same integration."""
 
 
 def main() -> None:
-    rows = []
-    redis = [(celery, "redis"), (dramatiq, "redis"), (taskiq, "redis")] if has_redis() else []
-    for queue, kind in (*redis, (huey, "sqlite")):
-        rows.append((f"{queue.__name__}, {kind}", *measure(queue, kind)))
+    queues = [(huey, "sqlite"), (django_tasks, "sqlite")]
+    if has_redis():
+        queues = [(celery, "redis"), (dramatiq, "redis"), (taskiq, "redis"), *queues]
+    else:
+        print("celery, dramatiq and taskiq are skipped: there is no redis-server on PATH")
+    rows = [(f"{NAMES.get(queue, queue.__name__)}, {kind}", *measure(queue, kind)) for queue, kind in queues]
     show(
         f"{TIMES} tasks, each sent right after a write, to two worker processes on a replica that lags {LAG * 1e3:g} ms",
         ["", "with it, row seen", "without it, row seen", "both done: median", "99th"],
@@ -108,9 +126,10 @@ def measure(queue: Callable[..., Any], kind: str) -> list[str]:
         cluster = stack.enter_context(SimulatedCluster(2, lag=LAG, fuse=False))
         cluster.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
         watcher = stack.enter_context(BlockingWatcher(cluster.primary.settings()))
-        command, ours, bare = stack.enter_context(queue(broker, watcher))
+        commands, ours, bare = stack.enter_context(queue(broker, watcher, cluster.primary))
         results = Results(home / "results")
-        stack.enter_context(worker(command, cluster.replicas[0], BROKER=broker, RESULTS=str(results.path)))
+        for command in commands:
+            stack.enter_context(worker(command, cluster.replicas[0], BROKER=broker, RESULTS=str(results.path)))
         connection = stack.enter_context(cluster.connect())
         for number in range(-4, 0):  # the workers have started
             ours("warm", number)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,8 +24,8 @@ from litefs_watch.errors import ConfigError, HaltError, TokenError
 from litefs_watch.jobs.django import KEYWORD, EnqueuedAgain, WatchedTasks, _defers, litefs
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
 from tests.django.configured import configure
-from tests.environment import clean_environment, environment_of
-from tests.jobs.brokers import ROOT, Results, wait_until, worker
+from tests.jobs.brokers import Results, wait_until, worker
+from tests.jobs.django_sending import COMMAND, sender
 
 try:
     from django.tasks import task
@@ -37,36 +35,6 @@ except ImportError:
     from django_tasks.backends.dummy import DummyBackend
 
 AHEAD = "00000000000000ff"
-COMMAND = ["django", "db_worker", "--interval", "0.01", "--no-startup-delay"]
-SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.jobs.django_settings"}
-
-
-class Sender:
-    """A process of the project that enqueues what it is told to."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-
-    def send(self, way: str, name: str, *arguments: object, **keywords: object) -> str:
-        """What became of it: the class of its error, or its status."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([way, name, arguments, keywords]) + "\n")
-        self._process.stdin.flush()
-        return self.line()
-
-    def line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-
-@contextmanager
-def sender(node: SimulatedNode, **environment: str) -> Iterator[Sender]:
-    env = clean_environment() | {"PYTHONPATH": str(ROOT)} | environment_of(node) | SETTINGS | environment
-    command = [sys.executable, "-m", "tests.jobs.django_sender"]
-    with subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        made = Sender(process)
-        assert made.line() == "ready"
-        yield made
 
 
 def rows(file: str) -> list[tuple[Any, ...]]:
@@ -84,7 +52,7 @@ def test_tasks_in_real_workers(cluster: SimulatedCluster, tmp_path: Path) -> Non
     with ExitStack() as stack:
         sent = stack.enter_context(sender(cluster["node-a"], **environment))
         for _ in range(3):  # two of them wait
-            stack.enter_context(worker(COMMAND, cluster["node-b"], **environment, **SETTINGS))
+            stack.enter_context(worker(COMMAND, cluster["node-b"], **environment))
         cluster.pause_replication()
         cluster.execute("INSERT INTO t VALUES (1)")
         assert sent.send("immediate", "look", "immediate", 1) == "SUCCESSFUL"
