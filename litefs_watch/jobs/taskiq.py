@@ -79,7 +79,8 @@ class LiteFSMiddleware(TaskiqMiddleware):
         if (task := self.broker.find_task(message.task_name)) is not None:
             labels = task.labels
             task.original_func = _wrapped(task.original_func, self._guard)
-        arrival = await self._guard.arrive_async(message.labels.get(CARRIER), labels | message.labels)
+        labels = {name: None if value == "None" else value for name, value in (labels | message.labels).items()}
+        arrival = await self._guard.arrive_async(message.labels.get(CARRIER), labels)  # None is a word in a message
         say(message.task_name, arrival)
         around = (_here.get(), current_job.get())
         if around[0] is not None and around[0].arrival.what != "run":  # it has sent this one back

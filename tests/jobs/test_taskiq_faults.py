@@ -88,6 +88,41 @@ async def test_in_the_process_of_the_application(watcher: BlockingWatcher, kind:
     await broker.shutdown()
 
 
+async def test_none_is_a_word_in_a_message(watcher: BlockingWatcher) -> None:
+    """And ``litefs_timeout=None`` failed each task that said so."""
+    broker = InMemoryBroker(await_inplace=True)
+    broker.add_middlewares(LiteFSMiddleware(watcher))
+    await broker.startup()
+
+    @broker.task("look", litefs_timeout=None)
+    async def look() -> str:
+        return "looked"
+
+    assert (await ended(broker, look)).return_value == "looked"
+    await broker.shutdown()
+
+
+async def test_what_a_scheduler_sends_keeps_what_it_was_given(
+    watcher: BlockingWatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retry that was scheduled, or a task whose sender gave it a token: where the scheduler is, is nothing to them."""
+    broker, sent = InMemoryBroker(await_inplace=True), Sent()
+    broker.add_middlewares(LiteFSMiddleware(watcher, timeout=0.0, on_timeout="fail"), sent)
+    await broker.startup()
+
+    @broker.task("look")
+    async def look() -> None: ...
+
+    async def unreadable(*_: object) -> object:
+        return PIN
+
+    monkeypatch.setattr("litefs_watch.jobs.guard.token_of_async", unreadable)
+    await ended(broker, look, **{CARRIER: BEHIND})
+    await ended(broker, look)
+    assert [labels[CARRIER] for labels in sent.labels] == [BEHIND, "pin@app.db"]
+    await broker.shutdown()
+
+
 async def test_a_receiver_within_the_application(watcher: BlockingWatcher, cluster: SimulatedCluster) -> None:
     """`run_receiver_task` says that this is a worker when the broker has started: a task that writes ran on a replica, and
     once more for each time that it was sent back."""
