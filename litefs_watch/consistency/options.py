@@ -103,7 +103,8 @@ class Options:
     """Requests of this process that may wait at once for a TXID; the next is treated as if its time had passed. None: 1,000
     under ASGI, where a waiter costs a connection and a task; under WSGI, where it costs a thread (gunicorn's examples have
     8, waitress has 4), 4 with a `secret`, and 2 without, as anybody may then make up a token that is waited for in vain;
-    with one, the next waits for a tenth of ``timeout``. Give fewer than half of a process's threads."""
+    with one, the next waits for a tenth of ``timeout``; without, so does each once waits in vain have taken a second of
+    threads, and none waits once they have taken two. Give fewer than half of a process's threads."""
 
     max_held: int | None = None
     """Requests of this process that may be held at once while no primary is known; the next is refused. None: as many as

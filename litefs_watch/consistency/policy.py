@@ -219,7 +219,7 @@ class Policy:
             return Refuse(
                 "This replica does not have what you have written yet. Try again shortly.",
                 f"at {node.position}{', of another history' if elsewhere else ''}; the client has seen {exchange.token}"
-                + ("" if exchange.waited or node.room else "; too many requests wait already (max_waiting)"),
+                + ("" if exchange.waited or node.room else "; too many requests wait, or have waited in vain (max_waiting)"),
             )
         return self._to_primary(exchange, node)
 

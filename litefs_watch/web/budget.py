@@ -18,6 +18,11 @@ SPARE = 2
 HAND_OVER = 2.0
 """Seconds without a primary that a planned hand-over takes, at most: with LiteFS a little more than one."""
 
+IN_VAIN = 1.0
+"""Seconds of threads that reads may wait in vain, all together, where anybody can make up what they wait for …"""
+IN_VAIN_SHARE = 1 / 8
+"""… and how much of a second is given back each second: more of one thread nobody gets for long."""
+
 
 class Defaults(NamedTuple):
     """A shell's own numbers, for who has chosen none."""
@@ -50,10 +55,12 @@ class Crowd:
 
 
 class Budget:
-    """From any thread. A number that was chosen is kept to; of the defaults, where each request takes a thread, two give:
+    """From any thread. A number that was chosen is kept to; of the defaults, where each request takes a thread, three give:
 
     - A read that is one too many waits for a part of the time, where tokens are signed: most have to wait for some
       milliseconds only, and nobody can make up what is waited for in vain.
+    - Where they are not, those that wait take all the threads of a server that has but one or two. Once `IN_VAIN` is spent
+      on waits that brought nothing, each waits for a part of the time; and once it is spent twice, for none.
     - In the first `HAND_OVER` seconds without a primary, writes are held until all threads but `SPARE` are taken, of those
       that were seen: so a planned hand-over refuses few. Who wants the threads in an election has them for no longer.
     """
@@ -69,6 +76,8 @@ class Budget:
         self._most_looking = self.most_replicating
         self.hurries: bool = defaults.threads and chosen is None and bool(options.secrets)
         """Whether a read that is one too many may wait all the same, for a part of the time."""
+        self._distrusts = defaults.threads and chosen is None and not options.secrets
+        self._in_vain, self._in_vain_at = 0.0, 0.0
         self._stretches = defaults.threads and chosen is None and options.max_held is None
         self.crowd: Crowd = Crowd()
         """Around each request, where it takes a thread."""
@@ -98,14 +107,26 @@ class Budget:
         """Whether one more may be held."""
         return self.held < self._most_held
 
-    def places(self, role: Role, standing: float) -> tuple[bool, bool, bool, float]:
-        """For one more on a node that has had that role for so many seconds: whether it may wait, and is hurried; whether it
-        may be held, and for how many seconds at most."""
+    def places(self, role: Role, standing: float, now: float) -> tuple[bool, bool, bool, float]:
+        """For one more, ``now``, on a node that has had that role for so many seconds: whether it may wait, and is hurried;
+        whether it may be held, and for how many seconds at most."""
         if role is Role.PRIMARY:
             return self.looks, False, True, math.inf
-        hurried = self.hurries and not self.room
+        in_vain = self.in_vain(now)
+        waits = self.hurries or (self.room and in_vain < 2 * IN_VAIN)
+        hurried = waits and (not self.room or in_vain >= IN_VAIN)
         hold_for = self.hold_for(standing)
-        return self.room or hurried, hurried, hold_for > 0, hold_for
+        return waits, hurried, hold_for > 0, hold_for
+
+    def in_vain(self, now: float) -> float:
+        """Seconds that were waited in vain, and are not given back yet. 0 where that is of no account."""
+        return max(0.0, self._in_vain - (now - self._in_vain_at) * IN_VAIN_SHARE)
+
+    def spend_in_vain(self, seconds: float, now: float) -> None:
+        """A read has waited so long for what has not come."""
+        if self._distrusts:
+            with self._lock:
+                self._in_vain, self._in_vain_at = self.in_vain(now) + seconds, now
 
     def hold_for(self, leaderless: float) -> float:
         """Seconds that one more may be held at most, where no primary is known for so many; 0: none may."""

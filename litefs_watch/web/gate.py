@@ -102,7 +102,7 @@ class Gate:
         except WatcherClosed:
             return Node(Role.UNKNOWN, None, self.hostname, None, _nowhere, room=False, holds=False)
         now = time.monotonic()
-        room, hurried, holds, hold_for = self.budget.places(view.standing.role, now - view.standing_since)
+        room, hurried, holds, hold_for = self.budget.places(view.standing.role, now - view.standing_since, now)
         found = exchange.found
         where = view.where if found is None or found[0] is not view.era else partial(_where, view, found[1])
         new = now - view.since < self._max_age
@@ -253,11 +253,14 @@ class Gate:
                 yield
             cancelled = False
         finally:
-            seconds = time.monotonic() - began
+            now = time.monotonic()
+            seconds = now - began
             if ends:
                 observers.ended(ends, CANCELLED if cancelled else self._outcome(action), seconds)
             if isinstance(action, Wait):
                 exchange.waited = True
+                if not self._has(action.token):
+                    self.budget.spend_in_vain(seconds, now)
             elif isinstance(action, Hold):
                 exchange.held, exchange.held_for = True, seconds
             elif isinstance(action, Confirm):

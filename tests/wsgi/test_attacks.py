@@ -5,16 +5,18 @@ from __future__ import annotations
 import http.client
 import selectors
 import socket
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
-from litefs_watch.consistency import Confirm, Hold, OptionKeywords, Options, Wait
+from litefs_watch import BlockingWatcher, Role
+from litefs_watch.consistency import RUN, Confirm, Exchange, Hold, OptionKeywords, Options, Replay, Wait
 from litefs_watch.testing import SimulatedNode
 from litefs_watch.web.budget import Budget
-from litefs_watch.web.waiting import BlockingGate
+from litefs_watch.web.waiting import AsyncGate, BlockingGate
 from tests.servers import serve
 
 SOON = 10.0
@@ -146,6 +148,75 @@ def test_more_may_wait_whose_tokens_are_signed(options: OptionKeywords, waiting:
             for action in (Wait(1, 0.5), Confirm(5.0), Hold(5.0)):
                 stack.enter_context(budget.spent_on(action))
     assert (budget.waiting, budget.looking, budget.held) == (0, 0, 0)
+
+
+def test_waits_in_vain_take_an_eighth_of_a_thread() -> None:
+    """Where anybody can make up what he waits for. Of a server that has one thread, two such waits at once would take all
+    the time."""
+    budget = Budget(Options(), BlockingGate.DEFAULT_BUDGET)
+    full, hurried, none = (True, False), (True, True), (False, False)
+    taken, now = 0.0, 1000.0
+    seen = []
+    while now < 1100.0:
+        waits = budget.places(Role.REPLICA, 1.0, now)[:2]
+        seen.append(waits)
+        seconds = {full: 0.5, hurried: 0.05, none: 0.0}[waits]
+        taken, now = taken + seconds, now + seconds + 0.01
+        budget.spend_in_vain(seconds, now)
+    assert seen[:4] == [full, full, full, hurried]
+    assert none in seen
+    assert full not in seen[3:]
+    assert taken < 100.0 / 8 + 2.5
+    assert budget.places(Role.REPLICA, 1.0, now + 8.0)[:2] == hurried
+    assert budget.places(Role.REPLICA, 1.0, now + 17.0)[:2] == full
+
+
+@pytest.mark.parametrize("options", [{"secret": "tests"}, {"max_waiting": 2}])
+def test_no_wait_in_vain_counts_where(options: OptionKeywords) -> None:
+    """Tokens are signed, or a number was chosen; nor under ASGI, where none takes a thread."""
+    for budget in (
+        Budget(Options(**options), BlockingGate.DEFAULT_BUDGET),
+        Budget(Options(), AsyncGate.DEFAULT_BUDGET),
+    ):
+        budget.spend_in_vain(3600.0, 1000.0)
+        assert budget.places(Role.REPLICA, 1.0, 1000.0)[:2] == (True, False)
+
+
+def test_only_what_has_not_come_was_waited_for_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for what comes takes nothing from those after it."""
+    monkeypatch.setattr("litefs_watch.web.budget.IN_VAIN", 1e-9)
+    monkeypatch.setattr("litefs_watch.web.budget.IN_VAIN_SHARE", 0.0)
+    with SimulatedNode(hostname="node-b", primary="node-a") as node, BlockingWatcher(node.settings()) as watcher:
+        watcher.wait_for_role(Role.REPLICA, timeout=SOON)
+        first = watcher.wait_for_tx(node.commit(), timeout=SOON).txid
+
+        patient = BlockingGate(watcher, None, Options(timeout=SOON))
+
+        def commit() -> None:
+            while patient.budget.waiting == 0:
+                pass
+            node.commit()
+
+        thread = threading.Thread(target=commit)
+        thread.start()
+        assert patient.enter(reading(patient, first + 1)) is RUN
+        thread.join(SOON)
+        assert patient.budget.in_vain(0.0) == 0.0
+
+        gate = BlockingGate(watcher, None, Options(timeout=0.01))
+        late = reading(gate, first + 2)
+        assert gate.policy.decide(late, gate.node(late)) == Wait(first + 2, 0.01)
+        assert isinstance(gate.enter(late), Replay)
+        assert gate.budget.in_vain(0.0) > 0.0
+        later = reading(gate, first + 2)
+        assert isinstance(gate.policy.decide(later, gate.node(later)), Replay)
+
+
+def reading(gate: BlockingGate, txid: int) -> Exchange:
+    """A read of a client that says that it has seen that."""
+    exchange = gate.policy.begin("GET", "/", [(b"litefs-txid", b"%016x" % txid)])
+    assert exchange is not None
+    return exchange
 
 
 def is_undecided(port: int) -> bool:
