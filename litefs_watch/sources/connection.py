@@ -137,7 +137,7 @@ def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
     asyncio = sys.modules.get("asyncio")
     try:
         return asyncio.get_running_loop() if asyncio and asyncio.current_task() else None
-    except RuntimeError:
+    except (RuntimeError, AttributeError):  # it is another kind of loop; another thread may be importing asyncio
         return None
 
 

@@ -56,6 +56,7 @@ class BlockingWatcher(BlockingClusterCalls, Glances, BlockingWhilePrimary):
         self.settings: Settings = settings_or_env(settings, "BlockingWatcher")
         self._callbacks: list[Callback] = []
         self._starting = threading.Lock()
+        self._stops = 0  # calls of `stop`
         self._thread: threading.Thread | None = None
         self._run = self._new_run(bool)
         self._met = self._run.board.state.met
@@ -73,9 +74,15 @@ class BlockingWatcher(BlockingClusterCalls, Glances, BlockingWhilePrimary):
 
         Raises `RuntimeError` where no thread can be had, and `WatcherClosed` where it is stopped meanwhile.
         """
+        self._start(self._stops)
+
+    def _start(self, stops: int) -> None:
+        """Unless it was stopped more than ``stops`` times: then since this start was asked for."""
         with self._starting:
             if self._run.running:
                 return
+            if self._stops != stops:
+                raise WatcherClosed("the watcher was stopped while it started")
             check_threads()
             began, ready = threading.Event(), threading.Event()
             run = self._new_run(ready.set)
@@ -83,6 +90,8 @@ class BlockingWatcher(BlockingClusterCalls, Glances, BlockingWhilePrimary):
             try:
                 thread.start()
                 self._run, self._thread, self._met = run, thread, run.board.state.met
+                if self._stops != stops:  # `stop` counts first, and then looks for the run: one of the two sees the other
+                    run.stop()
                 if began.wait(_START_LIMIT):
                     ready.wait(self.settings.start_timeout)
             except BaseException:  # Ctrl-C, too
@@ -106,6 +115,7 @@ class BlockingWatcher(BlockingClusterCalls, Glances, BlockingWhilePrimary):
             logger.warning("the watcher's thread has not ended within %g s: a callback holds it up", _STOP_LIMIT)
 
     def _stop(self, limit: float) -> bool:
+        self._stops += 1
         run, thread = self._run, self._thread
         run.stop()
         if thread is None or thread is threading.current_thread() or run.token is None:
@@ -133,10 +143,11 @@ class BlockingWatcher(BlockingClusterCalls, Glances, BlockingWhilePrimary):
 
     def _live(self) -> Run:
         """The run, started if need be: not yet, ended by itself, or not in this process. `WatcherClosed` where stopped."""
+        stops = self._stops
         if not self._run.running:
             if self._run.stopped:
                 raise WatcherClosed("the watcher was stopped")
-            self.start()
+            self._start(stops)
         return self._run
 
     # What is known.

@@ -313,9 +313,9 @@ async def _stop(run: Run) -> None:
 
 def spawn(function: Callable[[], Awaitable[None]]) -> None:
     """Run a task that belongs to the event loop, not to the task that asks: an async fixture's may be gone at `stop`."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():
-        trio.lowlevel.spawn_system_task(function)
+    trio: Any = getattr(sys.modules.get("trio"), "lowlevel", None)  # another thread may be importing it
+    if getattr(trio, "in_trio_task", bool)():
+        trio.spawn_system_task(function)
         return
     import asyncio
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -29,8 +30,10 @@ from litefs_watch import (
     WatcherClosed,
 )
 from litefs_watch.core.readings import PositionsRead
+from litefs_watch.sources import connection as connection_module
 from litefs_watch.testing import SimulatedNode
 from litefs_watch.watchers import run as run_module
+from litefs_watch.watchers.run import Run
 
 SOON = 10.0
 
@@ -211,6 +214,85 @@ def test_ctrl_c_in_start_leaves_no_thread(node: SimulatedNode) -> None:
             watcher.start()
     assert watcher._run.ended.wait(SOON)
     assert not watcher.running
+
+
+@pytest.mark.parametrize("when", ["before its run is there", "before its thread is begun", "in its thread's start"])
+def test_a_stop_amid_a_start_is_a_stop(node: SimulatedNode, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """Another thread's first call starts it, at that very moment: it went on watching, though it was stopped."""
+    watcher = BlockingWatcher(node.settings())
+    new_run, start = watcher._new_run, threading.Thread.start
+    runs: list[Run] = []
+
+    def make_run(ready: Any) -> Run:
+        if when == "before its run is there":
+            watcher.stop()
+        runs.append(new_run(ready))
+        return runs[-1]
+
+    def start_thread(thread: threading.Thread) -> None:
+        if thread.name == "litefs_watch watcher" and when == "before its thread is begun":
+            watcher.stop()
+        start(thread)
+        if thread.name == "litefs_watch watcher" and when == "in its thread's start":
+            watcher.stop()
+
+    monkeypatch.setattr(watcher, "_new_run", make_run)
+    monkeypatch.setattr(threading.Thread, "start", start_thread)
+    with pytest.raises(WatcherClosed):
+        watcher.wait_for_tx(1)
+    assert watcher.stopped
+    assert not watcher.running
+    assert all(run.ended.wait(SOON) for run in runs)
+
+
+def test_who_waits_to_start_it_hears_of_the_stop(node: SimulatedNode) -> None:
+    """A first call that waits for another one's start does not start it again."""
+    watcher = BlockingWatcher(node.settings())
+    outcomes: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            watcher.wait_for_tx(1)
+        except WatcherClosed as error:
+            outcomes.append(error)
+
+    with watcher._starting:
+        asking = threading.Thread(target=ask)
+        asking.start()
+        until = time.monotonic() + SOON
+        while not is_in(asking, "start") and not is_in(asking, "_start") and time.monotonic() < until:
+            threading.Event().wait(0.001)
+        watcher.stop()
+    asking.join(SOON)
+    assert len(outcomes) == 1
+    assert watcher.stopped
+    watcher.start()
+    assert watcher.wait_for_tx(1, timeout=SOON) == node.position()
+    watcher.stop()
+
+
+def is_in(thread: threading.Thread, function: str) -> bool:
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None and frame.f_code.co_name != function:
+        frame = frame.f_back
+    return frame is not None
+
+
+def test_a_thread_may_import_trio_meanwhile(node: SimulatedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module is there before what is in it."""
+    monkeypatch.setitem(sys.modules, "trio", types.ModuleType("trio"))
+
+    async def main() -> Position:
+        async with Watcher(node.settings()) as watcher:
+            return await watcher.wait_for_tx(1, timeout=SOON)
+
+    assert asyncio.run(main()) == node.position()
+
+
+def test_a_thread_may_import_asyncio_meanwhile(node: SimulatedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, for the stream of a watcher on trio."""
+    monkeypatch.setitem(sys.modules, "asyncio", types.ModuleType("asyncio"))
+    assert connection_module._asyncio_loop() is None
 
 
 def test_stop_from_within_a_callback(node: SimulatedNode) -> None:
