@@ -48,7 +48,7 @@ _TEXT = {  # all ASCII only, in bytes patterns
 _SIGNATURE = rb"(?:\.([A-Za-z0-9_-]{22}))?"
 _WIDTH = 16  # of a TXID in LiteFS's text
 _LONGEST = 2 * _WIDTH + 1 + 1 + 22  # of a token's text: a signed position
-_KEPT = 1024  # tokens that are not read anew: a client sends the same one with each request, until it writes again
+_KEPT = 256  # tokens that are not read anew: a client sends the same one with each request, until it writes again
 
 
 def txid_of(token: Token) -> int:
