@@ -87,7 +87,7 @@ _SCHEMAS: dict[str, Any] = {
         "properties": {"ok": {"type": "boolean"}, "reason": {"type": ["string", "null"]}},
     },
 }
-_UNMET = ("Unmet", "It did not come within the timeout.")
+_UNMET = ("Unmet", "It did not come within the timeout, or only the primary can tell.")
 _WAIT_ANSWERS = {
     200: ("Position", "It is here: where the database is."),
     400: ("Error", "The question can't be meant."),

@@ -7,24 +7,30 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import anyio
+import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
 from litefs_watch.asgi.types import App, Receive
+from litefs_watch.changes import Role
 from litefs_watch.errors import LiteFSWatchError, TransactionLost, WaitTimeout, WatcherClosed
 from litefs_watch.operate.observers import CANCELLED, MET, UNMET, WAIT, observers_of
 from litefs_watch.operate.words import position_record
-from litefs_watch.position import Position
+from litefs_watch.position import Position, Where
 from litefs_watch.printable import safe
 from litefs_watch.serve.endpoints import Refusal, answer
 from litefs_watch.serve.options import Options
 from litefs_watch.serve.places import SOON, Places
 from litefs_watch.serve.questions import PositionQuestion, WaitQuestion, in_body, in_query
+from litefs_watch.sources.ltx import where_on_disk
 from litefs_watch.status import unseen
 from litefs_watch.watchers import why
 from litefs_watch.watchers.watcher import Watcher
 
 T = TypeVar("T")
+
+_PAST = (Where.UNTOLD, Where.DOUBTED)
+_NOT_PROVED = (Where.ELSEWHERE, Where.DOUBTED)
 
 
 class Waiting:
@@ -66,8 +72,11 @@ class Waiting:
         return response
 
     async def _met(self, asked: WaitQuestion, database: str, timeout: float) -> Response:
+        ends = time.monotonic() + timeout
         try:
             position = await self._watcher.wait_for_tx(asked.wanted, database=database, timeout=timeout)
+            if asked.position is not None:
+                await self._prove(asked.position, database, ends)
         except WaitTimeout as late:
             raise Refusal(408, safe(str(late)), **self._here(database)) from None
         except TransactionLost as lost:
@@ -75,6 +84,24 @@ class Waiting:
         except WatcherClosed as closed:
             raise Refusal(503, str(closed), SOON) from None
         return answer({"database": database, **(position_record(position) or {})})
+
+    async def _prove(self, wanted: Position, database: str, ends: float) -> None:
+        """A wait is met, too, for what is from before what the watcher remembers: of that, LiteFS's files tell, as they do
+        for the middleware. Raises `TransactionLost`, and `WaitTimeout` where the primary is to be asked: no wait tells."""
+        view = self._watcher.run.view(database)
+        where = view.where(wanted)
+        if where in _PAST and view.data_dir is not None:
+            told = await anyio.to_thread.run_sync(where_on_disk, view.data_dir, database, wanted)
+            where = told if told is not Where.UNTOLD else where
+        if where not in _NOT_PROVED:
+            return
+        primary = view.standing.role is Role.PRIMARY
+        if where is Where.ELSEWHERE and primary:
+            left = max(0.0, ends - time.monotonic())
+            if await self._watcher.confirm_primary(database=database, timeout=left):
+                raise TransactionLost(f"position {wanted} of {database} is in no history any more: a fail-over has lost it")
+        if where is Where.ELSEWHERE or not primary:
+            raise WaitTimeout(f"position {wanted} of {database} may be lost: what is here has replaced it; ask the primary")
 
     async def position(self, request: Request) -> App:
         """By a look at the file that begins now: the event stream tells of a commit a moment later."""

@@ -18,9 +18,11 @@ from litefs_watch.serve.server import listen
 from litefs_watch.testing import SimulatedNode
 from tests.asgi.fakes import Reply, scope_of
 from tests.messages.provoking import Case, Provoke, calling, case
+from tests.serve.asking import SOON, until
 from tests.serve.conftest import Served, served
 
 AHEAD = "0000000000000032/8000000000000000"
+PAST = "0000000000000002/8000000000000bad"
 TOKEN = "0123456789abcdef"
 JSON = {"content-type": "application/json"}
 Prepare = Callable[[Served], Awaitable[Any]]
@@ -86,6 +88,26 @@ async def failing(here: Served) -> None:
     vars(here.watcher)["has_tx"] = fail
 
 
+async def replaced(here: Served) -> None:
+    """It was behind when it got another primary, and is ahead of what is asked for since."""
+    for primary in ("node-b", "node-c"):
+        here.node.set_primary(primary)
+        await until(lambda primary=primary: here.watcher.primary == primary)
+    here.node.commit(txid=99)
+    await here.watcher.wait_for_tx(99, timeout=SOON)
+
+
+async def forgetful(here: Served) -> None:
+    """It remembers the last transaction alone."""
+    for _ in range(2):
+        here.node.commit()
+    await here.watcher.wait_for_tx(here.node.position(), timeout=SOON)
+    await until(lambda: here.watcher.run.view("app.db").data_dir)
+    state = here.watcher.run.board.state
+    state.histories.by_database["app.db"].trim(1)
+    state.here["app.db"] = state.histories.by_database["app.db"].lineage
+
+
 async def half_a_body() -> str:
     reply, pieces = Reply(), [{"type": "http.request", "body": b"half", "more_body": True}]
 
@@ -143,6 +165,8 @@ CASES: list[Case] = [
     case(ask("GET", "/wait?txid=1", headers={}, database=None), "app.db"),
     case(get("/wait?txid=50&timeout=0"), "transaction 50", "app.db"),
     case(get(f"/wait?position={AHEAD}&timeout=10"), AHEAD),
+    case(get(f"/wait?position={AHEAD}&timeout=10", prepare=replaced), AHEAD, "app.db"),
+    case(get(f"/wait?position={PAST}&timeout=10", prepare=forgetful), PAST, "app.db"),
     case(get("/position?db=ap.db"), "'ap.db'", "app.db"),
     case(get("/position", prepare=unreadable), "Input/output error"),
     case(get("/position?timeout=0", prepare=frozen), "0 s"),

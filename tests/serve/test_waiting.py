@@ -83,6 +83,46 @@ async def test_a_lost_transaction_is_410(here: Served) -> None:
     assert response.json()["position"] == str(here.node.position())
 
 
+@pytest.mark.parametrize(("role", "status"), [("primary", 410), ("replica", 408)])
+async def test_of_what_the_watcher_does_not_remember_litefs_s_files_tell(
+    node: SimulatedNode, role: str, status: int
+) -> None:
+    """They have each transaction of ten minutes: what is in them is here, and another one of that number is not."""
+    old = node.commit()
+    node.commit()
+    if role == "replica":
+        node.set_primary("node-b")
+    async with served(node) as here:
+        await here.watcher.wait_for_role(role, timeout=20)
+        await until(lambda: here.watcher.run.view("app.db").data_dir)
+        assert (await here.ask(f"/wait?position={old}&timeout=20")).status_code == 200
+        words = await here.refused(f"/wait?position={Position(old.txid, 0x8000000000000BAD)}&timeout=20", status)
+        assert ("is in no history any more" if status == 410 else "ask the primary") in words
+        for path in node.data_dir.glob("dbs/app.db/ltx/*"):
+            path.unlink()
+        assert (await here.ask(f"/wait?position={old}&timeout=20")).status_code == 200  # nothing has come between
+
+
+async def test_what_a_fail_over_may_have_dropped_is_not_said_to_be_here(node: SimulatedNode) -> None:
+    """A replica is reset to a history that has gone on: the TXID is reached, and nothing tells of that position. Its new
+    primary is to be asked; once this node is that, nobody knows more than it does."""
+    node.set_primary("node-b")
+    async with served(node) as here:
+        await here.watcher.wait_for_role("replica", timeout=20)
+        wanted = Position(node.position().txid + 2, 0x8000000000000BAD)
+        async with asked(here.app, f"/wait?position={wanted}&timeout=20") as connection:
+            await until(lambda: here.watcher.statistics().waiters)
+            node.set_primary("node-c")
+            await until(lambda: here.watcher.primary == "node-c")
+            node.commit(txid=wanted.txid + 2)
+            record = await connection.json()
+            assert (connection.status, record["txid"]) == (408, wanted.txid + 2)
+            assert "ask the primary" in record["error"]
+        node.become_primary()
+        await here.watcher.wait_for_role("primary", timeout=20)
+        assert (await here.ask(f"/wait?position={wanted}&timeout=20")).status_code == 200
+
+
 async def test_a_position_is_that_of_the_file(here: Served) -> None:
     """Whatever the watcher has heard: a commit's mark is never older than the commit."""
     position = here.node.commit(notify=False)
