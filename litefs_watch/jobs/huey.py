@@ -76,8 +76,7 @@ def _execute(guard: Guard, task: Task) -> Any:
         task.kwargs = {name: value for name, value in kwargs.items() if name != KEYWORD}
         arrival = guard.arrive(carried, {name: getattr(kind, name) for name in dir(kind) if name.startswith("litefs_")})
         say(task.name, arrival)
-        if arrival.error is not None and arrival.job is not None and arrival.job.seen:
-            _hand_on(task, carried)
+        _prepare(task, carried if arrival.error is not None and arrival.job is not None and arrival.job.seen else None)
         if arrival.what != "run":
             raise _instead(arrival)
         with guard.doing(arrival):
@@ -103,10 +102,11 @@ def _instead(arrival: Arrival) -> Exception:
     return cancelled
 
 
-def _hand_on(task: Task, carried: object) -> None:
-    """What it waited for in vain, to those that Huey sends when it is done: they have not seen it either."""
+def _prepare(task: Task, missed: object) -> None:
+    """Those that Huey sends when it is done: they carry where this node is then, and what it has waited for in vain."""
     chord = getattr(task, "chord_config", None)
     for after in (task.on_complete, task.on_error, chord and chord.callback):
         if after is not None:
-            after.kwargs = {**after.kwargs, KEYWORD: carried}
             setattr(after, _OURS, True)
+            if missed is not None:
+                after.kwargs = {**after.kwargs, KEYWORD: missed}

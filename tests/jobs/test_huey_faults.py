@@ -22,7 +22,7 @@ class Queue:
     """A Huey whose consumer is this thread."""
 
     def __init__(self, watcher: BlockingWatcher) -> None:
-        self.huey = MemoryHuey("faults")
+        self.huey, self.watcher = MemoryHuey("faults"), watcher
         watch_huey(self.huey, watcher, timeout=0.0)
         self.ran: list[object] = []
 
@@ -100,6 +100,22 @@ def test_what_comes_after_a_task_is_not_behind_it(queue: Queue) -> None:
     for _ in range(2):
         queue.huey.execute(queue.huey.dequeue())
     assert queue.carried == [BEHIND, BEHIND]
+
+
+def test_what_comes_after_a_task_that_was_sent_back_has_its_writes(queue: Queue, cluster: SimulatedCluster) -> None:
+    """What comes next was sent back with it, and is sent by itself only now."""
+
+    @queue.huey.task(litefs_writes=True, litefs_timeout=10)
+    def bill() -> None:
+        cluster.execute("INSERT INTO t VALUES (NULL)")
+        queue.ran.append(str(cluster["node-b"].position()))
+
+    queue.huey.enqueue(bill.s().then(queue.task(), 1).error(queue.task(), 1))
+    queue.run()
+    cluster.hand_over("node-b", seconds=0.0)
+    queue.watcher.wait_for_role("primary", timeout=10)
+    queue.run()
+    assert queue.carried == [f"{position}@app.db" for position in queue.ran] != []
 
 
 @pytest.mark.parametrize("where", ["guard.wait_for", "huey.say"])
