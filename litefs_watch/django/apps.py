@@ -21,4 +21,5 @@ class LiteFSWatchConfig(AppConfig):
         register(checks.check_settings)
         register(checks.check_middleware)
         register(checks.check_writes)
+        register(checks.check_sessions)
         register(checks.check_deployment, deploy=True)

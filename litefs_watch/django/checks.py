@@ -14,6 +14,7 @@ W009      ``check --deploy``: ``standalone`` is on, so that every node would be 
 W010      ``check --deploy``: no LiteFS is mounted on the directory
 W011      ``check --deploy``: the cookie is ``Secure``, and nothing makes clients use HTTPS
 W012      ``check --deploy``: what `litefs-watch doctor` finds in ``litefs.yml`` and ``fly.toml`` here
+W013      sessions are kept in a cache that each process, or each node, has for itself
 ========  =========================================================================================================
 """
 
@@ -54,6 +55,8 @@ _HARMLESS = (
     "corsheaders.middleware.",
     "whitenoise.middleware.",
 )
+_OWN_CACHES = (".LocMemCache", ".FileBasedCache")
+"""Of a process, or of a machine."""
 
 
 def _error(number: int, message: str, hint: str) -> CheckMessage:
@@ -122,11 +125,29 @@ def check_writes(**_: Any) -> list[CheckMessage]:
     """W008."""
     found: list[CheckMessage] = []
     in_database = django_settings.SESSION_ENGINE.endswith((".db", ".cached_db"))
-    session = any(_SESSIONS in _names(_import(path)) for path in django_settings.MIDDLEWARE)
-    if django_settings.SESSION_SAVE_EVERY_REQUEST and in_database and session:
+    if django_settings.SESSION_SAVE_EVERY_REQUEST and in_database and _has_sessions():
         message = "SESSION_SAVE_EVERY_REQUEST makes each request with a session a write, which only the primary can do."
         found.append(_warning(8, message, "Turn it off, or keep sessions in signed cookies."))
     return found
+
+
+def check_sessions(**_: Any) -> list[CheckMessage]:
+    """W013."""
+    settings = _settings()
+    alone = settings is None or settings.standalone
+    if alone or not django_settings.SESSION_ENGINE.endswith((".cached_db", ".cache")) or not _has_sessions():
+        return []
+    alias = django_settings.SESSION_CACHE_ALIAS
+    backend = str(django_settings.CACHES.get(alias, {}).get("BACKEND") or "")
+    if not backend.endswith(_OWN_CACHES):
+        return []
+    message = f"Sessions are kept in CACHES[{alias!r}], {backend}: other nodes go on with what they have kept themselves."
+    hint = "A cache that all nodes share; or sessions in the database alone (django.contrib.sessions.backends.db)."
+    return [_warning(13, message, hint)]
+
+
+def _has_sessions() -> bool:
+    return any(_SESSIONS in _names(_import(path)) for path in django_settings.MIDDLEWARE)
 
 
 def check_deployment(**_: Any) -> list[CheckMessage]:

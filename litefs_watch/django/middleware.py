@@ -144,6 +144,7 @@ class LiteFSMiddleware:
             exchange.scheme = request.scheme or "http"
             position: Any = self._gate.position(exchange)
             self._gate.replicate(exchange, position, response.status_code)
+            exchange.late = response.streaming and not exchange.written  # it may commit yet
             added = self._gate.headers_at(exchange, position, _sent(response))
             if exchange.reset is not None:
                 return self._answer(request, self._gate.failed(exchange, exchange.reset))
@@ -194,6 +195,7 @@ class LiteFSMiddleware:
             exchange.scheme = request.scheme or "http"
             position: Any = await self._async_gate.position(exchange)
             await self._async_gate.replicate(exchange, position, response.status_code)
+            exchange.late = response.streaming and not exchange.written  # it may commit yet
             added = self._async_gate.headers_at(exchange, position, _sent(response))
             if exchange.reset is not None:
                 return await self._answer_async(request, await self._async_gate.failed(exchange, exchange.reset))

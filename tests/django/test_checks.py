@@ -105,6 +105,18 @@ def test_every_request_would_write(node: SimulatedNode) -> None:
     assert complaints(node, SESSION_SAVE_EVERY_REQUEST=True, SESSION_ENGINE=cookies) == {}
 
 
+@pytest.mark.parametrize("engine", ["cached_db", "cache"])
+def test_sessions_in_a_cache_of_one_s_own(node: SimulatedNode, engine: str) -> None:
+    """A replica would answer from its own memory, whatever position has come."""
+    settings = {"SESSION_ENGINE": f"django.contrib.sessions.backends.{engine}"}
+    found = complaints(node, **settings)  # Django's default is in memory
+    assert set(found) == {"W013"}
+    assert "LocMemCache" in found["W013"]
+    shared = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://localhost"}}
+    assert complaints(node, CACHES=shared, **settings) == {}
+    assert complaints(node, LITEFS_WATCH={"standalone": True}, **settings) == {}
+
+
 def test_the_deployment(node: SimulatedNode) -> None:
     """What is right for development, and wrong where it is deployed."""
     assert set(complaints(node, "--deploy")) == {"W010"}

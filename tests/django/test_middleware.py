@@ -15,7 +15,7 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import got_request_exception
 from django.db import ConnectionHandler, connections
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import AsyncRequestFactory, RequestFactory, override_settings
 
 from litefs_watch import NotPrimary, Position, Role
@@ -388,6 +388,23 @@ def test_a_database_in_memory(name: str, node: SimulatedNode, monkeypatch: pytes
     with override_settings(LITEFS_WATCH={"litefs_dir": node.litefs_dir, "api_url": None}):
         middleware: Any = LiteFSMiddleware(page)
         assert middleware(RequestFactory().get("/")).status_code == 200
+
+
+def test_what_a_stream_writes_is_still_to_come(ask: Ask, node: SimulatedNode) -> None:
+    """The position has moved, by the view or by another request's commit: its client is pinned, unless the view says that
+    it is done."""
+    node.become_primary()
+    get_watcher().wait_for_role(Role.PRIMARY, timeout=SOON)
+
+    def view(request: HttpRequest) -> Any:
+        node.commit()
+        if request.path == "/done":
+            mark_written(request)
+        return StreamingHttpResponse(iter(["page"])) if request.path != "/page" else page(request)
+
+    assert ask(view, "POST", "/stream").cookies["litefs_pos"].value == "pin"
+    for path in ("/done", "/page"):
+        assert ask(view, "POST", path).cookies["litefs_pos"].value == str(node.position())
 
 
 @pytest.mark.parametrize(
