@@ -82,8 +82,8 @@ class LateRoutes:
             "%s commits after its response has started: the database was at %s then, and is at %s now that it is done. Its "
             "client's next read may have to go to the primary. Commit before the response: "
             'Depends(get_session, scope="function") in FastAPI; in Flask, the view or after_request, and no generator; '
-            "elsewhere the handler, not its background task or stream, and mark_written(request) after a commit that no "
-            "write method tells of",
+            "in Litestar, with LiteFSMiddleware around the application; elsewhere the handler, not its background task or "
+            "stream, and mark_written(request) after a commit that no write method tells of",
             safe(route),
             _text(then),
             _text(now),

@@ -304,7 +304,7 @@ async def test_a_route_that_commits_late_is_said_once(caplog: pytest.LogCaptureF
             hear(watcher)
         (said,) = caplog.messages
         assert said.startswith("POST /orders/{number} commits after its response has started: the database was at")
-        for remedy in ('Depends(get_session, scope="function")', "after_request", "mark_written"):
+        for remedy in ('Depends(get_session, scope="function")', "after_request", "around the application", "mark_written"):
             assert remedy in said
 
 
