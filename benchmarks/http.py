@@ -2,7 +2,8 @@
 
 In one process first, call by call, in turn, in processor time, where nothing has to be waited for; also in times of what the
 bare application takes in the same round: the machine's speed cancels out. Then through uvicorn in a process of its own, over
-loopback, with connections that stay open. The node is a simulated replica, with a running watcher.
+loopback, with connections that stay open. The node is a simulated replica, with a running watcher. `benchmarks.under_wsgi`
+does the same for WSGI.
 """
 
 from __future__ import annotations
@@ -200,8 +201,8 @@ class Server:
             command = [sys.executable, "-m", "benchmarks.http", way, str(listener.fileno())]
             self._process = subprocess.Popen(command, pass_fds=[listener.fileno()], env=os.environ)
 
-    async def connect(self) -> None:
-        self._connections = [await asyncio.open_connection(*self.address) for _ in range(CONNECTIONS)]
+    async def connect(self, connections: int = CONNECTIONS) -> None:
+        self._connections = [await asyncio.open_connection(*self.address) for _ in range(connections)]
 
     async def requests(self, headers: list[tuple[bytes, bytes]]) -> float:
         """Requests a second, over ``SECONDS``."""
@@ -260,8 +261,11 @@ async def served() -> None:
 
 
 def main() -> None:
+    from benchmarks import under_wsgi  # which has the same servers
+
     asyncio.run(in_process())
     asyncio.run(served())
+    under_wsgi.main()
 
 
 if __name__ == "__main__":
