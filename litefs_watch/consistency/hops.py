@@ -63,6 +63,7 @@ class Trail(NamedTuple):
         return f"{', '.join(sorted(self.senders)) or 'nobody'}, hop {self.hops} of {MOST_HOPS}"
 
 
+_STRAIGHT = Trail()
 _NO_MORE = Trail(MOST_HOPS)
 
 
@@ -74,7 +75,7 @@ class Hops:
 
     def read(self, headers: Iterable[tuple[bytes, bytes]], own: str) -> Trail:
         """The trail of a request that has come to the node ``own``. Never raises."""
-        trail, seen = Trail(), set[bytes]()
+        trail, seen = _STRAIGHT, set[bytes]()
         for name, value in headers:
             if name in _HEADERS:
                 found = _NO_MORE if name in seen else self._read(name, value, own)

@@ -135,9 +135,9 @@ class Gate:
             return None
         return lambda: (era, where_on_disk(data_dir, self.database, token))
 
-    def is_met(self, exchange: Exchange) -> bool:
+    def is_met(self, exchange: Exchange, *, noted: bool = False) -> bool:
         """Whether this is a read whose token is met: it runs on every node, whatever its role. Short for `enter`, and then
-        for `admit`, too."""
+        for `admit`, too. ``noted``: it may write all the same, and knows then what this node was."""
         if exchange.writes or exchange.token is None:
             return False
         try:
@@ -146,10 +146,10 @@ class Gate:
             return False
         if run.misplaced is not None:  # what LiteFS has is not in the directory that would be read
             return False
-        if self._monotonic:
+        if self._monotonic or noted:
             exchange.role, exchange.term, exchange.vouched = run.standing.role, run.term, run.vouched
             exchange.before = run.position(self.database)
-            if not run.streaming:  # what is known may be late: `enter` reads the file
+            if self._monotonic and not run.streaming:  # what is known may be late: `enter` reads the file
                 return False
         if not self._has(exchange.token):
             return False
@@ -189,8 +189,10 @@ class Gate:
         """When ``position`` has been read for a response: whether it may be that of what was read, and what the client has
         seen is in it. If not, the read goes to the primary: a token that promises less than it shows hides what is lost.
         And whether what was written is in it."""
-        before = exchange.before
-        if exchange.wrote:
+        role, before = exchange.role, exchange.before
+        if role is None and exchange.admitted is not None:  # nothing was to be decided
+            role, before = exchange.admitted
+        if role is Role.PRIMARY and (exchange.writes or exchange.written):
             if before is not None and position is not None and is_beyond(before, position):
                 exchange.reset = Undone(f"the database went back from {before} to {position} while a request wrote")
             return

@@ -59,7 +59,7 @@ class BlockingGate(Gate):
 
     def enter(self, exchange: Exchange) -> Action:
         """Before the application runs: what is decided, after all waits."""
-        if self.is_met(exchange):
+        if self.is_met(exchange, noted=True):
             return RUN
         action = self._settle(exchange, lambda: self._decide(exchange))
         if action is RUN and self._wants_before(exchange):

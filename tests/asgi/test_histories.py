@@ -428,6 +428,16 @@ async def test_a_write_whose_database_went_back_is_not_acknowledged(caplog: pyte
     assert "went back from" in caplog.text
 
 
+@pytest.mark.parametrize("token", [None, str(Position(10, 1))], ids=["without a token", "with one that is met"])
+async def test_nor_is_a_get_that_writes(token: str | None) -> None:
+    """As sessions do: nothing is decided of it before it runs, and where the database was then is known all the same."""
+    watcher = FakeWatcher()
+    watcher.file = Position(8, 7)
+    reply = await ask(watcher, "GET", token, Handler(mark_written))
+    assert (reply.status, reply.cookie, reply.header("litefs-txid")) == (500, None, None)
+    assert "may be lost" in reply.body.decode()
+
+
 async def test_a_write_whose_node_has_followed_another_one_meanwhile_is_pinned() -> None:
     """What the file says may be of another history, and what was heard last may be too old. Cookies of LiteFS's proxy have
     no pin: they carry what the file says."""
