@@ -141,7 +141,7 @@ class Gunicorn(Server):
                 env=os.environ | environment,
                 stderr=subprocess.DEVNULL,
             )
-        connection = http.client.HTTPConnection(*self.address, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.address[1], timeout=30)
         connection.request("GET", "/")
         connection.getresponse().read()  # its worker is there
         connection.close()
