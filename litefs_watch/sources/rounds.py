@@ -28,6 +28,8 @@ logger: logging.Logger = logging.getLogger("litefs_watch")
 
 STUCK = 0.1
 """Seconds after which a call is taken for one that blocks."""
+LOST = 2.0
+"""Seconds after a call's end in which its outcome comes: one that has not is lost, through a fault of ours."""
 TELL_AFTER = 0.02
 """Seconds of calls after which the event loops are told what is there so far."""
 
@@ -50,7 +52,10 @@ class Visit:
         self.earliest: float = _NEVER
         self.waiting: bool = False
         """Whether there is a call that has not begun."""
+        self.over_at: float = _NEVER
+        """When the call that is under way was over."""
         self._under_way = False
+        self._serial = 0  # of the call that is, or was last
         self._cancelled = False
         self._visited = visited
         self._call: Callable[[], object] = bool
@@ -66,6 +71,8 @@ class Visit:
     def withdraw(self) -> bool:
         """Take back what waits. False where it has begun, and its outcome is still to come."""
         _rounds.take_out(self)
+        if self._under_way and time.monotonic() > self.over_at + LOST:
+            self._under_way = False
         return not self._under_way
 
     def cancel(self) -> None:
@@ -76,7 +83,8 @@ class Visit:
     # For the rounds: `waiting` changes with their lock held.
 
     def begin(self) -> None:
-        self.waiting, self._under_way = False, True
+        self.waiting, self._under_way, self.over_at = False, True, _NEVER
+        self._serial += 1
 
     def make(self) -> Callable[[], None]:
         """Make the call. Returns what is to be done about it in the event loop's thread."""
@@ -87,9 +95,11 @@ class Visit:
             outcome = partial(_throw, error)
         else:
             outcome = partial(_return, result)
-        return partial(self._deliver, outcome)
+        return partial(self._deliver, self._serial, outcome)
 
-    def _deliver(self, outcome: Outcome) -> None:
+    def _deliver(self, serial: int, outcome: Outcome) -> None:
+        if serial != self._serial or not self._under_way:  # it was given up
+            return
         self._under_way = False
         if not self._cancelled:
             self._visited(outcome)
@@ -156,7 +166,10 @@ class _Rounds:
         visits = self._until_due(serving)
         for visit in visits:
             if self._begin(serving, visit):
-                self._done(serving, visit, visit.make())
+                try:
+                    self._done(serving, visit, visit.make())
+                finally:
+                    visit.over_at = time.monotonic()
         self._tell()
         return bool(visits)
 

@@ -221,6 +221,36 @@ async def test_a_fault_of_ours_costs_a_thread_and_no_more(monkeypatch: pytest.Mo
     await until(lambda: one.results and two.results)
 
 
+@pytest.mark.parametrize("where", ["done", "told"])
+async def test_an_outcome_that_is_lost_is_given_up(monkeypatch: pytest.MonkeyPatch, rounds: _Rounds, where: str) -> None:
+    """Through a fault of ours: whose it is looks again. He waited for it, and never looked any more."""
+    monkeypatch.setattr(rounds_module, "LOST", 0.01)
+    one = Visited()
+    with monkeypatch.context() as patch:
+        if where == "done":
+            patch.setattr(rounds, "_done", lambda *_: 1 / 0)
+        else:
+            patch.setattr(rounds_module, "call_soon", lambda *_: 1 / 0)
+        one.at(0.0)
+        await until(lambda: one.made)
+        await until(lambda: rounds._serving is None)
+        await until(one.visit.withdraw)
+    one.at(0.0)
+    await until(lambda: one.results)
+    assert one.results == [7]
+
+
+async def test_one_that_blocks_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long: a frozen LiteFS is asked once."""
+    monkeypatch.setattr(rounds_module, "LOST", 0.0)
+    gate = Gate()
+    one = Visited(gate.wait).at(0.0)
+    await until(gate.begun.is_set)
+    assert not one.visit.withdraw()
+    gate.open.set()
+    await until(lambda: one.results)
+
+
 async def test_what_nobody_needs_ends(monkeypatch: pytest.MonkeyPatch, rounds: _Rounds) -> None:
     """The thread, after a while; and until then it keeps nobody alive."""
     one = Visited().at(0.0)

@@ -195,6 +195,8 @@ def test_a_thread_that_has_ended_is_started_anew(node: SimulatedNode) -> None:
     assert watcher.wait_for_tx(1, timeout=SOON) == node.position()
     assert watcher._run is not run
     watcher.stop()
+    run.stop()
+    assert run.ended.wait(SOON)
 
 
 def test_ctrl_c_in_start_leaves_no_thread(node: SimulatedNode) -> None:
