@@ -27,7 +27,7 @@ from litefs_watch.jobs.around import AnyWatcher, current_job
 from litefs_watch.jobs.guard import CARRIER, REQUEUED, TASK_OPTIONS, Guard, JobOptions, WatcherFactory, pause, say
 
 AS_IT_CAME = "litefs-as-it-came"
-"""The option of a message that is sent again and has not run: what it carries stays as it is."""
+"""The option of a message that a worker has until it is due: what it carries stays as it is."""
 
 
 class NotHere(MiddlewareError):
@@ -60,7 +60,8 @@ class LiteFSMiddleware(Middleware):
         return set(TASK_OPTIONS)
 
     def before_enqueue(self, broker: dramatiq.Broker, message: dramatiq.Message[Any], delay: int | None) -> None:
-        if not message.options.pop(AS_IT_CAME, False):
+        waiting = self._here.__dict__.get("message") == message.message_id  # it has not run, and is sent again
+        if not message.options.pop(AS_IT_CAME, False) and not waiting:
             message.options[CARRIER] = self._guard.carry_or_say(message.options.get(CARRIER))
 
     def before_delay_message(self, broker: dramatiq.Broker, message: Any) -> None:
@@ -76,7 +77,7 @@ class LiteFSMiddleware(Middleware):
             raise NotHere(str(error)) from error
 
     def _let_in(self, broker: dramatiq.Broker, message: Any) -> None:
-        message.options[AS_IT_CAME] = True  # until it runs
+        self._here.message = message.message_id  # until it runs
         given = broker.get_actor(message.actor_name).options | message.options
         arrival = self._guard.arrive(message.options.get(CARRIER), given)
         say(message.actor_name, arrival)
@@ -94,7 +95,7 @@ class LiteFSMiddleware(Middleware):
             raise SkipMessage(str(arrival.error)) from arrival.error
         with ExitStack() as around:
             around.enter_context(self._guard.doing(arrival))
-            del message.options[AS_IT_CAME]
+            self._here.message = None
             self._here.around = around.pop_all()
 
     def after_process_message(
@@ -111,5 +112,6 @@ class LiteFSMiddleware(Middleware):
     def after_ack(self, broker: dramatiq.Broker, message: Any) -> None:
         """Until now, other middlewares have sent messages for it: those of pipelines, and of groups."""
         current_job.set(None)
+        self._here.message = None
 
     after_nack = after_ack

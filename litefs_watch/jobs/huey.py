@@ -30,8 +30,8 @@ from litefs_watch.jobs.guard import CARRIER, LONGEST_PAUSE, Guard, JobOptions, W
 
 KEYWORD = CARRIER.replace("-", "_")
 
-_OURS = "litefs_watch_sent"
-"""An attribute of a task that was made in this process: none of a message."""
+_AGAIN = "litefs_watch_again"
+"""An attribute of a task that was executed here, and may be sent again."""
 
 
 def watch_huey(
@@ -55,10 +55,10 @@ def watch_huey(
     def send(signal: str, task: Task) -> None:
         if huey.immediate:  # it runs within the request that sends it
             return
-        if KEYWORD in task.kwargs and not hasattr(task, _OURS):
+        is_due = task.eta is not None and huey.ready_to_run(task)
+        if KEYWORD in task.kwargs and (is_due or hasattr(task, _AGAIN)):
             return  # it comes from the schedule, or is tried again: what it carries stays as it is
         task.kwargs = {**task.kwargs, KEYWORD: guard.carry_or_say(task.kwargs.get(KEYWORD))}
-        setattr(task, _OURS, True)  # who sends it once more may have written since
 
     def arrive(signal: str, task: Task) -> None:
         if not huey.immediate:
@@ -76,7 +76,8 @@ def _execute(guard: Guard, task: Task) -> Any:
         task.kwargs = {name: value for name, value in kwargs.items() if name != KEYWORD}
         arrival = guard.arrive(carried, {name: getattr(kind, name) for name in dir(kind) if name.startswith("litefs_")})
         say(task.name, arrival)
-        _prepare(task, carried if arrival.error is not None and arrival.job is not None and arrival.job.seen else None)
+        if arrival.error is not None and arrival.job is not None and arrival.job.seen:
+            _hand_on(task, carried)
         if arrival.what != "run":
             raise _instead(arrival)
         with guard.doing(arrival):
@@ -86,6 +87,7 @@ def _execute(guard: Guard, task: Task) -> Any:
                 carried = guard.carry_or_say(carried)  # with what it has written, for when it is tried again
                 raise
     finally:
+        setattr(task, _AGAIN, True)
         if carried is not None:
             task.kwargs = {**task.kwargs, KEYWORD: carried}
 
@@ -102,11 +104,9 @@ def _instead(arrival: Arrival) -> Exception:
     return cancelled
 
 
-def _prepare(task: Task, missed: object) -> None:
-    """Those that Huey sends when it is done: they carry where this node is then, and what it has waited for in vain."""
+def _hand_on(task: Task, carried: object) -> None:
+    """What it waited for in vain, to those that Huey sends when it is done: they have not seen it either."""
     chord = getattr(task, "chord_config", None)
     for after in (task.on_complete, task.on_error, chord and chord.callback):
         if after is not None:
-            setattr(after, _OURS, True)
-            if missed is not None:
-                after.kwargs = {**after.kwargs, KEYWORD: missed}
+            after.kwargs = {**after.kwargs, KEYWORD: carried}

@@ -70,8 +70,7 @@ class LiteFSMiddleware(TaskiqMiddleware):
         here = _here.get()
         if here is not None and here.arrival.what != "run" and here.task_id == message.task_id:
             return message  # it has not run, and goes back with what it came with
-        if here is not None or CARRIER not in message.labels:  # a scheduler hands on what a retry has left with it
-            message.labels[CARRIER] = await self._guard.carry_async(message.labels.get(CARRIER))
+        message.labels[CARRIER] = await self._guard.carry_async(message.labels.get(CARRIER))
         return message
 
     async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:

@@ -12,7 +12,7 @@ import pytest
 from taskiq import InMemoryBroker, SimpleRetryMiddleware, TaskiqDepends, TaskiqMiddleware, TaskiqResult
 from taskiq.api import run_receiver_task
 
-from litefs_watch import BlockingWatcher, Role
+from litefs_watch import BlockingWatcher, Position, Role
 from litefs_watch.consistency import PIN
 from litefs_watch.jobs.around import current_job
 from litefs_watch.jobs.guard import CARRIER, REQUEUED
@@ -102,24 +102,17 @@ async def test_none_is_a_word_in_a_message(watcher: BlockingWatcher) -> None:
     await broker.shutdown()
 
 
-async def test_what_a_scheduler_sends_keeps_what_it_was_given(
-    watcher: BlockingWatcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A retry that was scheduled, or a task whose sender gave it a token: where the scheduler is, is nothing to them."""
+async def test_a_label_that_stays_on_the_task(watcher: BlockingWatcher, cluster: SimulatedCluster) -> None:
+    """As older Taskiqs leave it there: what is sent later has what was written since."""
     broker, sent = InMemoryBroker(await_inplace=True), Sent()
-    broker.add_middlewares(LiteFSMiddleware(watcher, timeout=0.0, on_timeout="fail"), sent)
+    broker.add_middlewares(LiteFSMiddleware(watcher), sent)
     await broker.startup()
 
-    @broker.task("look")
+    @broker.task("look", **{CARRIER: "0000000000000001@app.db"})
     async def look() -> None: ...
 
-    async def unreadable(*_: object) -> object:
-        return PIN
-
-    monkeypatch.setattr("litefs_watch.jobs.guard.token_of_async", unreadable)
-    await ended(broker, look, **{CARRIER: BEHIND})
-    await ended(broker, look)
-    assert [labels[CARRIER] for labels in sent.labels] == [BEHIND, "pin@app.db"]
+    await look.kiq()
+    assert [labels[CARRIER] for labels in sent.labels] == [f"{cluster['node-b'].position()}@app.db"]
     await broker.shutdown()
 
 
@@ -187,11 +180,13 @@ async def test_what_has_not_run_is_sent_again_as_it_came(
     async def look() -> None:
         pytest.fail("it must not run")
 
-    async def unreadable(*_: object) -> object:
-        return PIN
+    told = iter([Position(255, 255)])
+
+    async def unreadable(*_: object) -> object:  # but for the first
+        return next(told, PIN)
 
     monkeypatch.setattr("litefs_watch.jobs.guard.token_of_async", unreadable)
-    await look.kicker().with_labels(**{CARRIER: BEHIND}).kiq()
+    await look.kiq()
     with anyio.fail_after(10):
         await sent.again.wait()
     assert [labels[CARRIER] for labels in sent.labels[:2]] == [BEHIND, BEHIND]
