@@ -1,7 +1,8 @@
 """A response that starts when the application has returned: Flask's teardown has run by then, and what it commits is there.
 
 Until its first chunk nothing of a response is sent anyway (PEP 3333), so nothing is kept longer than it would be. What
-commits later, while the body is iterated or when it is closed, is pinned.
+commits later, while the body is iterated or when it is closed, is pinned; so is a stream beside which another write has run,
+until its route was seen to commit before its responses: nobody knows whose commit has moved the position.
 """
 
 from __future__ import annotations
@@ -131,15 +132,19 @@ class LateResponse:
                 self._routes.say(self._route, self._position, now)
 
     def _added(self, sent: HeaderList, status: int) -> HeaderList:
-        exchange = self._exchange
+        exchange, routes = self._exchange, self._routes
         position: Any = self._gate.position(exchange)
+        contested = False
         if self._writes and not exchange.written:
             self._position = position
             self._unmoved = position is not None and position == exchange.before
-            exchange.late = not self._unmoved and self._routes.knows(self._route)  # it was another one's commit
+            exchange.late = not self._unmoved and routes.knows(self._route)  # it was another one's commit
+            streams = not any(name.lower() == "content-length" for name, _ in sent)
+            contested = streams and not routes.was_alone(self._number) and not routes.trusts(self._route)
         exchange.scheme = str(self._environ.get("wsgi.url_scheme", "http"))
         given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in sent]
         self._gate.replicate(exchange, position, status)
+        exchange.late = exchange.late or contested
         added = self._gate.headers_at(exchange, position, given)
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in added]
 

@@ -133,6 +133,20 @@ def test_whose_commit_it_was_is_not_known_where_others_write(caplog: pytest.LogC
         assert len(caplog.messages) == 1
 
 
+def test_another_one_s_commit_is_not_taken_for_a_stream_s_own() -> None:
+    """The position has moved when it starts, and another write runs: its commit may be to come. What is whole is done."""
+    with primary() as (cluster, watcher):
+        flask_app = streaming(cluster.connect)
+        flask_app.add_url_rule("/whole", view_func=lambda: "ordered", methods=["POST"])
+        flask_app.before_request(lambda: order(cluster.connect))
+        app = Client(LiteFSMiddleware(flask_app.wsgi_app, watcher))
+        outer = app.post("/orders/1")
+        assert token_of(app.post("/orders/2", buffered=True)) == "pin"
+        assert token_of(app.post("/whole", buffered=True)) == str(settled(cluster, watcher))
+        outer.get_data()
+        outer.close()
+
+
 def test_a_route_that_commits_again_is_found_and_pinned(caplog: pytest.LogCaptureFixture) -> None:
     """What it has committed before its response is in the token of the first one; then it is known, and pinned."""
     with primary() as (cluster, watcher):
