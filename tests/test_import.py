@@ -59,6 +59,7 @@ def test_a_watcher_loads_no_source_and_no_event_loop() -> None:
         "litefs_watch.watchers.glances",
         "litefs_watch.watchers.parking",
         "litefs_watch.watchers.peering",
+        "litefs_watch.watchers.proof",
         "litefs_watch.watchers.watcher",
         "litefs_watch.watchers.while_primary",
     }

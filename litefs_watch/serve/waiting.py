@@ -30,7 +30,6 @@ from litefs_watch.watchers.watcher import Watcher
 T = TypeVar("T")
 
 _PAST = (Where.UNTOLD, Where.DOUBTED)
-_NOT_PROVED = (Where.ELSEWHERE, Where.DOUBTED)
 
 
 class Waiting:
@@ -86,21 +85,14 @@ class Waiting:
         return answer({"database": database, **(position_record(position) or {})})
 
     async def _prove(self, wanted: Position, database: str, ends: float) -> None:
-        """A wait is met, too, for what is from before what the watcher remembers: of that, LiteFS's files tell, as they do
-        for the middleware. Raises `TransactionLost`, and `WaitTimeout` where the primary is to be asked: no wait tells."""
+        """On the primary a wait is met, too, for what is from before what the watcher knows: LiteFS's files tell of that.
+        Raises `TransactionLost`, and `WaitTimeout` where this is the primary no more."""
         view = self._watcher.run.view(database)
-        where = view.where(wanted)
-        if where in _PAST and view.data_dir is not None:
-            told = await anyio.to_thread.run_sync(where_on_disk, view.data_dir, database, wanted)
-            where = told if told is not Where.UNTOLD else where
-        if where not in _NOT_PROVED:
+        if view.standing.role is not Role.PRIMARY or view.where(wanted) not in _PAST or view.data_dir is None:
             return
-        primary = view.standing.role is Role.PRIMARY
-        if where is Where.ELSEWHERE and primary:
-            left = max(0.0, ends - time.monotonic())
-            if await self._watcher.confirm_primary(database=database, timeout=left):
+        if await anyio.to_thread.run_sync(where_on_disk, view.data_dir, database, wanted) is Where.ELSEWHERE:
+            if await self._watcher.confirm_primary(database=database, timeout=max(0.0, ends - time.monotonic())):
                 raise TransactionLost(f"position {wanted} of {database} is in no history any more: a fail-over has lost it")
-        if where is Where.ELSEWHERE or not primary:
             raise WaitTimeout(f"position {wanted} of {database} may be lost: what is here has replaced it; ask the primary")
 
     async def position(self, request: Request) -> App:

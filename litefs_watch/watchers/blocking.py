@@ -27,6 +27,7 @@ from litefs_watch.status import Statistics, Status
 from litefs_watch.watchers.faces import KNOWN_PRIMARY, NO_PRIMARY, check_callback, no_role, require_instance, require_primary
 from litefs_watch.watchers.glances import Glances
 from litefs_watch.watchers.peering import BlockingClusterCalls
+from litefs_watch.watchers.proof import has_now, prove
 from litefs_watch.watchers.threads import Wake, check_threads, read_position, wait
 from litefs_watch.watchers.while_primary import BlockingWhilePrimary
 
@@ -212,7 +213,7 @@ class BlockingWatcher(BlockingClusterCalls, Glances, BlockingWhilePrimary):
         """Whether `wait_for_tx` would return at once. Raises `ValueError` and `ConfigError` as that does."""
         run = self._live()
         wanted, name = check_wanted(txid), self.settings.database_or_default(database)
-        return run.supervisor is None or run.board.state.has(name, wanted) is not None
+        return has_now(run, name, wanted)
 
     def read_position(self, database: str | None = None) -> Position | None:
         """The position straight from the ``-pos`` file, in this thread; None where there is no such file.
@@ -229,8 +230,9 @@ class BlockingWatcher(BlockingClusterCalls, Glances, BlockingWhilePrimary):
         Returns the position that satisfied it; where it is there already, after one comparison without a lock. Call it
         before any BEGIN: an open read transaction on a replica stops that database's replication.
 
-        Raises `WaitTimeout` (a `TimeoutError`), `TransactionLost` on the primary for a position that is in no history any
-        more, `WatcherClosed`, `ConfigError` where no database is named, and `ValueError` for what is no TXID.
+        Raises `WaitTimeout` (a `TimeoutError`; for a position of which only the primary can tell, before its time is over),
+        `TransactionLost` on the primary for a position that is in no history any more, `WatcherClosed`, `ConfigError` where
+        no database is named, and `ValueError` for what is no TXID. What meets a position: see `Watcher.wait_for_tx`.
         """
         if type(txid) is int and 0 <= txid <= TXID_MAX:
             known = self._met.get(self.settings.database if database is None else database)  # type: ignore[arg-type]
@@ -238,7 +240,9 @@ class BlockingWatcher(BlockingClusterCalls, Glances, BlockingWhilePrimary):
                 return known
         woken = Wake()
         waiter = TxWaiter(self.settings.database_or_default(database), check_wanted(txid), woken.set)
-        position: Position = self._wait(waiter, woken, check_timeout(timeout))
+        run = self._live()
+        position: Position = wait(run, waiter, woken, check_timeout(timeout))
+        prove(run, waiter.database, waiter.position or waiter.txid)
         return position
 
     def _wait(self, waiter: Waiter[Any], woken: Wake, timeout: float | None) -> Any:

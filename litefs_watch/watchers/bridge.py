@@ -23,6 +23,7 @@ from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.faces import KNOWN_PRIMARY, NO_PRIMARY, no_role
 from litefs_watch.watchers.parking import Spot, cancellation_point, park, spot_in
 from litefs_watch.watchers.peering import ReplicaWait
+from litefs_watch.watchers.proof import prove_off_loop
 from litefs_watch.watchers.run import Run
 from litefs_watch.watchers.watcher import spawn
 
@@ -64,7 +65,9 @@ class AwaitableWatcher:
         await cancellation_point(None)
         spot = spot_in(current_token())
         waiter = TxWaiter(self.settings.database_or_default(database), check_wanted(txid), spot.wake)
-        position: Position = await self._wait(waiter, spot, check_timeout(timeout))
+        run = await self._running()
+        position: Position = await wait(run, waiter, spot, check_timeout(timeout))
+        await prove_off_loop(run, waiter.database, waiter.position or waiter.txid)
         return position
 
     async def wait_for_primary(self, *, timeout: float | None = None) -> str | None:

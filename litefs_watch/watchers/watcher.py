@@ -22,6 +22,7 @@ from litefs_watch.watchers.faces import KNOWN_PRIMARY, NO_PRIMARY, check_callbac
 from litefs_watch.watchers.glances import Glances
 from litefs_watch.watchers.parking import cancellation_point, park, spot_in
 from litefs_watch.watchers.peering import ClusterCalls
+from litefs_watch.watchers.proof import has_now, prove_off_loop
 from litefs_watch.watchers.while_primary import WhilePrimary
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ class Watcher(ClusterCalls, Glances, WhilePrimary):
         """Whether `wait_for_tx` would return at once. Raises `ValueError` and `ConfigError` as that does."""
         run = self._run
         wanted, name = check_wanted(txid), self.settings.database_or_default(database)
-        return run.running and (run.supervisor is None or run.board.state.has(name, wanted) is not None)
+        return run.running and has_now(run, name, wanted)
 
     async def read_position(self, database: str | None = None) -> Position | None:
         """The position straight from the ``-pos`` file, off the loop's thread; None where there is no such file.
@@ -196,7 +197,8 @@ class Watcher(ClusterCalls, Glances, WhilePrimary):
         """Wait until the database has transaction ``txid`` (0 to 2^64-1), for at most ``timeout`` seconds.
 
         A whole `Position` names its history, too: another one's transaction of that number does not satisfy it. It is met
-        where it is, or is from before what this node remembers, while the primary vouches for what is here.
+        where it is, or is from before what this node remembers, while the primary vouches for what is here; where a
+        replica's database may have been replaced since then, LiteFS's transaction files must tell that it is here.
 
         Returns the position that satisfied it, at once where it is there already. A database that does not exist yet is
         waited for, and so is a primary: while none is known, or a replica has not heard of a new one yet (up to 1 s),
@@ -205,9 +207,10 @@ class Watcher(ClusterCalls, Glances, WhilePrimary):
 
         Always a cancellation point; other tasks run only where it waits.
 
-        Raises `WaitTimeout` (a `TimeoutError`), `TransactionLost` on the primary for a position that is in no history any
-        more, `WatcherClosed`, `ConfigError` where no database is named, `ValueError` for what is no TXID, and `RuntimeError`
-        where it would wait in another event loop than the watcher's.
+        Raises `WaitTimeout` (a `TimeoutError`; for a position of which only the primary can tell, before its time is over),
+        `TransactionLost` on the primary for a position that is in no history any more, `WatcherClosed`, `ConfigError` where
+        no database is named, `ValueError` for what is no TXID, and `RuntimeError` where it would wait in another event loop
+        than the watcher's.
         """
         run = self._run
         await cancellation_point(run.token)
@@ -216,6 +219,8 @@ class Watcher(ClusterCalls, Glances, WhilePrimary):
         check_timeout(timeout)
         known = run.board.state.has(name, wanted)
         if known is not None and run.running:
+            if type(wanted) is not int:
+                await prove_off_loop(run, name, wanted)
             return known
         run.check_loop()
         spot = spot_in(current_token())
@@ -227,10 +232,11 @@ class Watcher(ClusterCalls, Glances, WhilePrimary):
                 spot.leave()
                 run.board.leave(waiter)
                 raise
-            if waiter.result is not None:
-                return waiter.result
-            run.board.leave(waiter)
-        position: Position = run.result_of(waiter, timeout)
+            if waiter.result is None:
+                run.board.leave(waiter)
+        position: Position = waiter.result or run.result_of(waiter, timeout)
+        if waiter.position is not None:
+            await prove_off_loop(run, name, waiter.position)
         return position
 
     async def wait_for_primary(self, *, timeout: float | None = None) -> str | None:

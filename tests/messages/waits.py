@@ -97,6 +97,19 @@ async def lost(watcher: Watcher) -> None:
     await watcher.wait_for_tx(GONE, timeout=SOON)
 
 
+async def replaced() -> None:
+    """A fail-over to a primary whose history has gone on past what is waited for."""
+    with SimulatedNode(primary="node-b") as node:
+        async with Watcher(node.settings()) as watcher:
+            await watcher.wait_for_role("replica", timeout=SOON)
+            async with watcher.changes() as changes:
+                node.set_primary("node-c")
+                while watcher.primary != "node-c":
+                    await changes.take(SOON)
+            node.commit(txid=GONE.txid + 2)
+            await watcher.wait_for_tx(GONE, timeout=SOON)
+
+
 async def no_job(watcher: Watcher) -> None:
     await watcher.while_primary(5)  # type: ignore[arg-type]
 
@@ -153,6 +166,7 @@ CASES: list[Case] = [
     case(nothing_listens, "127.0.0.1:1"),
     case(without_a_primary(lambda watcher: watcher.wait_for_primary(timeout=0))),
     case(watching(lost), str(GONE), "app.db"),
+    case(replaced, str(GONE), "app.db", "ask the primary"),
     case(watching(lambda watcher: watcher.wait_for_tx("7"))),  # type: ignore[arg-type]
     case(watching(lambda watcher: watcher.wait_for_tx(5, timeout=float("nan")))),
     case(at_once(lambda watcher: watcher.ensure_primary(), primary="node-b"), "'node-b'"),

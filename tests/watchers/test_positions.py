@@ -9,6 +9,7 @@ import anyio.to_thread
 import pytest
 
 from litefs_watch import BlockingWatcher, Position, Role, Settings, TransactionLost, WaitTimeout, Watcher
+from litefs_watch.position import Where
 from litefs_watch.testing import SimulatedCluster, SimulatedNode
 from litefs_watch.watchers.bridge import AwaitableWatcher
 
@@ -109,6 +110,72 @@ async def test_a_replica_that_becomes_the_primary_says_it_to_who_waits() -> None
                 cluster.kill_primary()
                 await anyio.to_thread.run_sync(cluster.elect, new.hostname)
             assert len(said) == 1
+
+
+async def replaced(node: SimulatedNode, watcher: Watcher) -> Position:
+    """The node follows another primary, whose history has gone on. Returns where that is."""
+    node.set_primary("node-c")
+    async with watcher.changes() as changes:
+        while watcher.primary != "node-c":
+            await changes.take(SOON)
+    return node.commit(txid=node.position().txid + 4)
+
+
+async def test_what_a_fail_over_may_have_dropped_is_not_here() -> None:
+    """Its TXID is reached, in what a new primary has: the wait ends at once, and says who can tell."""
+    with SimulatedNode(primary="node-b") as node:
+        async with Watcher(node.settings()) as watcher:
+            await watcher.wait_for_role(Role.REPLICA, timeout=SOON)
+            wanted = Position(node.position().txid + 2, 0x8000000000000BAD)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(replaced, node, watcher)
+                with pytest.raises(WaitTimeout, match=r"may be lost: .*; ask the primary"):
+                    await watcher.wait_for_tx(wanted, timeout=SOON)
+            assert not watcher.has_tx(wanted)
+            with pytest.raises(WaitTimeout, match="may be lost"):
+                await watcher.wait_for_tx(wanted, timeout=SOON)
+            node.become_primary()
+            await watcher.wait_for_role(Role.PRIMARY, timeout=SOON)
+            assert await watcher.wait_for_tx(wanted, timeout=SOON) == node.position()
+
+
+async def test_what_litefs_has_a_file_of_is_here() -> None:
+    """It has followed another primary since, which sent it no snapshot: the files are those of its history."""
+    with SimulatedNode(primary="node-b") as node:
+        async with Watcher(node.settings()) as watcher:
+            wanted = node.commit()
+            await watcher.wait_for_tx(wanted, timeout=SOON)
+            here = await replaced(node, watcher)
+            await watcher.wait_for_tx(here, timeout=SOON)
+            assert watcher.run.view("app.db").where(wanted) is Where.DOUBTED
+            assert await watcher.wait_for_tx(wanted, timeout=SOON) == here
+            with pytest.raises(WaitTimeout, match="may be lost"):  # the files have another one of that number
+                await watcher.wait_for_tx(other(wanted), timeout=SOON)
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["threads", "any loop"])
+def test_both_are_told_to_threads_and_in_any_loop(awaited: bool) -> None:
+    """`BlockingWatcher`, and `AwaitableWatcher` over it."""
+    with SimulatedNode(primary="node-b") as node, BlockingWatcher(node.settings()) as watcher:
+
+        def wait(wanted: Position) -> Position:
+            if awaited:
+                return anyio.run(lambda: AwaitableWatcher(watcher).wait_for_tx(wanted, timeout=SOON))
+            return watcher.wait_for_tx(wanted, timeout=SOON)
+
+        known = node.commit()
+        wait(known)
+        with watcher.changes() as changes:
+            node.set_primary("node-c")
+            while watcher.primary != "node-c":
+                changes.take(SOON)
+        here = node.commit(txid=known.txid + 4)
+        wait(here)
+        assert wait(known) == here
+        lost = Position(known.txid + 2, 0x8000000000000BAD)
+        assert not watcher.has_tx(lost)
+        with pytest.raises(WaitTimeout, match="may be lost"):
+            wait(lost)
 
 
 async def test_standalone_has_every_position() -> None:
