@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from litefs_watch.changes import Role
-from litefs_watch.consistency import Token
+from litefs_watch.consistency import PIN, Token
 from litefs_watch.errors import ConfigError, NoPrimary, NotPrimary, TransactionLost, WaitTimeout, WatcherClosed
 from litefs_watch.jobs.around import Job, Known
 from litefs_watch.jobs.calls import TIMEOUT, Roles
@@ -102,6 +102,8 @@ class Arriving:
             self._need_primary(run)
             self._for_primary = False
         for database, token in tokens.items():
+            if token == PIN and self._halting is not None and database == run.settings.database:
+                continue  # before it grants the lock, LiteFS brings this node to where the primary is
             yield database, token, None if until is None else max(0.0, round(until - time.monotonic(), 3))
         if self._rules.writes:
             self._need_primary(run)  # while it waited, another one may have taken over

@@ -213,6 +213,8 @@ CASES: list[Case] = [
     (replica, None, WRITES | {"litefs_on_replica": "fail"}, "fail", "NotPrimary"),
     (replica, None, WRITES | {"litefs_on_replica": "halt"}, "run", None),
     (replica, f"{BEHIND}@app.db", WRITES | {"litefs_on_replica": "halt"}, "retry", "WaitTimeout"),
+    (replica, "pin@app.db", WRITES | {"litefs_on_replica": "halt"}, "run", None),
+    (replica, "pin@apq.db", WRITES | {"litefs_on_replica": "halt"}, "retry", "WaitTimeout"),
     (down, None, WRITES, "requeue", "WaitTimeout"),
     (down, None, WRITES | {"litefs_on_replica": "fail"}, "fail", "WaitTimeout"),
     (down, None, WRITES | {"litefs_on_replica": "halt"}, "retry", "WaitTimeout"),
