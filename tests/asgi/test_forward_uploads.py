@@ -29,6 +29,7 @@ STREAMING = SERVERS[:-1]
 MEGABYTE = 1 << 20
 AT_ONCE = 8.0
 """Seconds: less than any time limit of the library's, and much more than a busy machine needs."""
+MOST_WRITES = 500
 
 
 class Reluctant(Primary):
@@ -153,13 +154,16 @@ def test_silent_uploads_do_not_stop_others(server: str, places: int, primary: st
     with ExitStack() as stack:
         port = stack.enter_context(replica(server, primary, max_connections=places))
         held = [stack.enter_context(upload(port, "/", 100, b"abc")) for _ in range(places)]
-        began = time.monotonic()
-        for _ in range(3):
+        told: list[socket.socket] = []
+        writes = 0
+        while not told and writes < MOST_WRITES:  # a server may take a while to come to the silent ones
+            began = time.monotonic()
             with upload(port, "/", 3, b"abc") as sock:
                 assert read_until(sock, b'"size": 3').startswith(b"HTTP/1.1 201")
-        assert time.monotonic() - began < AT_ONCE
-        told = [sock for sock in held if is_told(sock)]
-        assert 1 <= len(told) <= 3
+            assert time.monotonic() - began < AT_ONCE
+            writes += 1
+            told = [sock for sock in held if is_told(sock)]
+        assert 1 <= len(told) <= writes
 
 
 def is_told(sock: socket.socket) -> bool:
