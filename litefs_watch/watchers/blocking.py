@@ -27,7 +27,7 @@ from litefs_watch.status import Statistics, Status
 from litefs_watch.watchers.faces import KNOWN_PRIMARY, NO_PRIMARY, check_callback, no_role, require_instance, require_primary
 from litefs_watch.watchers.glances import Glances
 from litefs_watch.watchers.peering import BlockingClusterCalls
-from litefs_watch.watchers.proof import has_now, prove
+from litefs_watch.watchers.proof import has_now, needs_proof, prove
 from litefs_watch.watchers.threads import Wake, check_threads, read_position, wait
 from litefs_watch.watchers.while_primary import BlockingWhilePrimary
 
@@ -242,7 +242,8 @@ class BlockingWatcher(BlockingClusterCalls, Glances, BlockingWhilePrimary):
         waiter = TxWaiter(self.settings.database_or_default(database), check_wanted(txid), woken.set)
         run = self._live()
         position: Position = wait(run, waiter, woken, check_timeout(timeout))
-        prove(run, waiter.database, waiter.position or waiter.txid)
+        if waiter.position is not None and needs_proof(run, waiter.database, waiter.position):
+            prove(run, waiter.database, waiter.position)
         return position
 
     def _wait(self, waiter: Waiter[Any], woken: Wake, timeout: float | None) -> Any:

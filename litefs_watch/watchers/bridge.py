@@ -23,7 +23,7 @@ from litefs_watch.watchers.blocking import BlockingWatcher
 from litefs_watch.watchers.faces import KNOWN_PRIMARY, NO_PRIMARY, no_role
 from litefs_watch.watchers.parking import Spot, cancellation_point, park, spot_in
 from litefs_watch.watchers.peering import ReplicaWait
-from litefs_watch.watchers.proof import prove_off_loop
+from litefs_watch.watchers.proof import needs_proof, prove_off_loop
 from litefs_watch.watchers.run import Run
 from litefs_watch.watchers.watcher import spawn
 
@@ -67,7 +67,8 @@ class AwaitableWatcher:
         waiter = TxWaiter(self.settings.database_or_default(database), check_wanted(txid), spot.wake)
         run = await self._running()
         position: Position = await wait(run, waiter, spot, check_timeout(timeout))
-        await prove_off_loop(run, waiter.database, waiter.position or waiter.txid)
+        if waiter.position is not None and needs_proof(run, waiter.database, waiter.position):
+            await prove_off_loop(run, waiter.database, waiter.position)
         return position
 
     async def wait_for_primary(self, *, timeout: float | None = None) -> str | None:

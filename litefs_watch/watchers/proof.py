@@ -26,22 +26,19 @@ def has_now(run: Run, database: str, wanted: int | Position) -> bool:
     state = run.board.state
     if state.has(database, wanted) is None:
         return False
-    return not (needs_proof(run, database, wanted) and state.histories.by_database[database].replaced)
+    doubtful = isinstance(wanted, Position) and needs_proof(run, database, wanted)
+    return not (doubtful and state.histories.by_database[database].replaced)
 
 
-def needs_proof(run: Run, database: str, wanted: int | Position) -> bool:
+def needs_proof(run: Run, database: str, wanted: Position) -> bool:
     """Whether ``wanted``, which meets a wait, does so for being from before what is remembered, on a replica."""
-    if not isinstance(wanted, Position) or run.supervisor is None:
-        return False
-    state = run.board.state
+    state = run.board.state  # standalone it has nothing
     lineage = state.here.get(database)
     return lineage is not None and wanted.txid < lineage.first and state.standing.role is not Role.PRIMARY
 
 
-def prove(run: Run, database: str, wanted: int | Position) -> None:
-    """Look for it in LiteFS's files, if it `needs_proof`. Raises `WaitTimeout` where it may be lost: no wait tells more."""
-    if not isinstance(wanted, Position) or not needs_proof(run, database, wanted):
-        return
+def prove(run: Run, database: str, wanted: Position) -> None:
+    """Look for what `needs_proof` in LiteFS's files. Raises `WaitTimeout` where it may be lost: no wait tells more."""
     view = run.view(database)
     told = Where.UNTOLD if view.data_dir is None else where_on_disk(view.data_dir, database, wanted)
     if told is Where.UNTOLD:
@@ -50,7 +47,6 @@ def prove(run: Run, database: str, wanted: int | Position) -> None:
         raise WaitTimeout(f"position {wanted} of {database} may be lost: what is here has replaced it; ask the primary")
 
 
-async def prove_off_loop(run: Run, database: str, wanted: int | Position) -> None:
+async def prove_off_loop(run: Run, database: str, wanted: Position) -> None:
     """The same in a task: the files are read in a thread."""
-    if needs_proof(run, database, wanted):
-        await CallThread("litefs_watch disk").run(lambda: prove(run, database, wanted))
+    await CallThread("litefs_watch disk").run(lambda: prove(run, database, wanted))

@@ -22,7 +22,7 @@ from litefs_watch.watchers.faces import KNOWN_PRIMARY, NO_PRIMARY, check_callbac
 from litefs_watch.watchers.glances import Glances
 from litefs_watch.watchers.parking import cancellation_point, park, spot_in
 from litefs_watch.watchers.peering import ClusterCalls
-from litefs_watch.watchers.proof import has_now, prove_off_loop
+from litefs_watch.watchers.proof import has_now, needs_proof, prove_off_loop
 from litefs_watch.watchers.while_primary import WhilePrimary
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class Watcher(ClusterCalls, Glances, WhilePrimary):
         check_timeout(timeout)
         known = run.board.state.has(name, wanted)
         if known is not None and run.running:
-            if type(wanted) is not int:
+            if isinstance(wanted, Position) and needs_proof(run, name, wanted):
                 await prove_off_loop(run, name, wanted)
             return known
         run.check_loop()
@@ -235,7 +235,7 @@ class Watcher(ClusterCalls, Glances, WhilePrimary):
             if waiter.result is None:
                 run.board.leave(waiter)
         position: Position = waiter.result or run.result_of(waiter, timeout)
-        if waiter.position is not None:
+        if waiter.position is not None and needs_proof(run, name, waiter.position):
             await prove_off_loop(run, name, waiter.position)
         return position
 
