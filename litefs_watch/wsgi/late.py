@@ -47,6 +47,7 @@ class LateResponse:
         self._write: Callable[[bytes], object] | None = None
         self._position: Any = None  # that of a write, unless it says itself that it has written
         self._unmoved = self._marked = False
+        self._streams = True  # as long as the body has not been seen
         self._writes = exchange.writes and exchange.before is not None and exchange.role is Role.PRIMARY
         self._number = routes.begin() if self._writes else 0
         self.replaced: Action | None = None
@@ -87,6 +88,11 @@ class LateResponse:
                 raise RuntimeError("the application has not called start_response")
             self._write = self._real(*self._given)
         return self._write
+
+    def returned(self, body: Iterable[bytes]) -> None:
+        """The application has: of a list, and of what Django says is no stream, nothing is to come. Then `mark`."""
+        self._streams = not isinstance(body, list | tuple) and getattr(body, "streaming", True) is not False
+        self.mark()
 
     def mark(self) -> None:
         """Find out what the response carries, if it has been started; it may have to be `replaced` instead."""
@@ -139,7 +145,7 @@ class LateResponse:
             self._position = position
             self._unmoved = position is not None and position == exchange.before
             exchange.late = not self._unmoved and routes.knows(self._route)  # it was another one's commit
-            streams = not any(name.lower() == "content-length" for name, _ in sent)
+            streams = self._streams and not any(name.lower() == "content-length" for name, _ in sent)
             contested = streams and not routes.was_alone(self._number) and not routes.trusts(self._route)
         exchange.scheme = str(self._environ.get("wsgi.url_scheme", "http"))
         given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in sent]

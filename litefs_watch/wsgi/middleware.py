@@ -128,7 +128,7 @@ class LiteFSMiddleware:
         except BaseException:
             response.end()
             raise
-        response.mark()
+        response.returned(body)
         if response.replaced is not None:
             response.end()
             close(body)

@@ -147,6 +147,38 @@ def test_another_one_s_commit_is_not_taken_for_a_stream_s_own() -> None:
         outer.close()
 
 
+class Page:
+    """A body as Django's responses are, with what it says of itself."""
+
+    def __init__(self, *, streaming: bool) -> None:
+        self.streaming = streaming
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"ordered"
+
+    def close(self) -> None:
+        """Nothing is done any more."""
+
+
+def test_what_is_whole_without_a_length_is_no_stream() -> None:
+    """A list, and a page of Django's, whose CommonMiddleware alone tells a length: their commits are over."""
+    with primary() as (cluster, watcher):
+        bodies: list[Any] = [[b"ordered"], Page(streaming=False), Page(streaming=True)]
+
+        def app(environ: Any, start_response: Any) -> Any:
+            if environ["PATH_INFO"] != "/beside":
+                order(cluster.connect)
+            start_response("200 OK", [])
+            return iter([b"", b""]) if environ["PATH_INFO"] == "/beside" else bodies.pop(0)
+
+        client = Client(LiteFSMiddleware(app, watcher))
+        beside = client.post("/beside")
+        for _ in range(2):
+            assert token_of(client.post("/orders")) == str(settled(cluster, watcher))
+        assert token_of(client.post("/orders")) == "pin"
+        beside.close()
+
+
 def test_a_route_that_commits_again_is_found_and_pinned(caplog: pytest.LogCaptureFixture) -> None:
     """What it has committed before its response is in the token of the first one; then it is known, and pinned."""
     with primary() as (cluster, watcher):
