@@ -115,6 +115,7 @@ def test_in_a_wsgi_request_it_is_the_header_s(cluster: SimulatedCluster) -> None
         response = site(watcher, cluster.connect).test_client().post("/flask")
         watcher.stop()
         assert response.json == response.headers["litefs-txid"]
+        cluster.wait_until_replicated()  # else node-b moves between the two
         assert current_token() == at(cluster["node-b"])  # that request's watcher is gone
 
 
